@@ -11,18 +11,13 @@ from urllib.parse import urlsplit, urlunsplit
 import typer
 
 from orchestrator.errors import UserError
+from orchestrator.paths import data_folder
 
 StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="Store: sqlite file or URL, or postgresql URL. [env: FRONTIER_STORE]"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def data_folder() -> Path:
-    """Where stores, models and caches live unless told otherwise."""
-    chosen = os.environ.get("FRONTIER_HOME")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".local" / "share" / "frontier"
 
 
 def config_file() -> Path:
