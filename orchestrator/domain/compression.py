@@ -1,0 +1,58 @@
+"""Between a method's own budget and the compression that it nominally means, where arithmetic alone decides.
+
+Vertical-slash and FlexPrefill are absent: their compression depends on the attention itself and is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsekernels.parameters import AdaSnapKV, BlockSparse, ParameterError, Quest, SnapKV
+
+
+def nominal_compression(method: Any, length_tokens: int) -> float | None:
+    """Dense work over the method's work for a prompt of `length_tokens`, or None when only measuring tells.
+
+    Block-sparse: causal block pairs (Sparse Frontier section 3, `k(k+1)/2 + (n−k)k` of `n(n+1)/2` blocks).
+    Quest and SnapKV: prompt tokens over tokens read.
+    """
+    if isinstance(method, BlockSparse):
+        return _block_compression(method.top_blocks, -(-length_tokens // method.block_size))
+    if isinstance(method, Quest):
+        return max(1.0, length_tokens / method.token_budget)
+    if isinstance(method, (SnapKV, AdaSnapKV)):
+        return max(1.0, length_tokens / method.token_capacity)
+    return None
+
+
+def from_compression(name: str, options: Mapping[str, Any], length_tokens: int) -> dict[str, Any]:
+    """Options with `compression` replaced by the budget that comes closest to it without exceeding the cost."""
+    values = dict(options)
+    target = values.pop("compression")
+    if isinstance(target, bool) or not isinstance(target, (int, float)) or target < 1:
+        raise ParameterError(f"{name}: compression is {target!r}; it must be a number of at least 1")
+    if name == Quest.name:
+        page = int(values.get("page_size", 16))
+        values["token_budget"] = max(page, int(length_tokens / target) // page * page)
+    elif name in (SnapKV.name, AdaSnapKV.name):
+        values["token_capacity"] = int(length_tokens / target)
+    elif name == BlockSparse.name:
+        values["top_blocks"] = _top_blocks(target, -(-length_tokens // int(values.get("block_size", 16))))
+    else:
+        raise ParameterError(f"{name}: compression cannot be set for this method; give its own budget")
+    return values
+
+
+def _block_compression(top: int, blocks: int) -> float:
+    kept = min(top, blocks)
+    return blocks * (blocks + 1) / (kept * (kept + 1) + 2 * (blocks - kept) * kept)
+
+
+def _top_blocks(target: float, blocks: int) -> int:
+    """The most blocks a row whose compression is still at least `target`, by bisection."""
+    low, high = 1, blocks
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _block_compression(middle, blocks) >= target else (low, middle - 1)
+    return low

@@ -1,0 +1,186 @@
+"""From a spec to its cells. Same spec, same cells, same keys, on any machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, Protocol
+
+from orchestrator.domain.method_entry import MethodPoint
+from orchestrator.domain.rope import resolve_rope
+from orchestrator.domain.spec import CampaignSpec, ModelEntry
+from orchestrator.domain.task_entry import TaskEntry
+from orchestrator.errors import SpecError
+from tasks.registry import get_task
+from workers.engine import EngineSpec
+from workers.protocol import TaskOrder
+
+IDENTITY_VERSION = 1
+"""Raised when the meaning of a cell changes: a method's selection, a prompt's form, an engine default."""
+
+
+class KnownModel(Protocol):
+    """What the grid asks of a model; `orchestrator.models.ModelDescription` has it."""
+
+    @property
+    def folder(self) -> Any: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def max_context_tokens(self) -> int | None: ...
+
+
+Describe = Callable[[str, str | None], KnownModel]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One point of the grid."""
+
+    key: str
+    """Hash of everything that can change a number in it."""
+    model_name: str
+    engine: EngineSpec
+    task: TaskOrder
+    task_label: str
+    length_tokens: int
+    seed: int
+    num_samples: int
+    method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Wire form of MethodChoice; empty is dense."""
+    method_label: str = "dense"
+    budget: str = ""
+    compression: float | None = None
+    """Nominal; None when only measuring tells."""
+    max_output_tokens: int
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+def expand(spec: CampaignSpec, describe: Describe) -> list[Cell]:
+    """All cells of `spec`, paired: the methods of one prompt set stand together.
+
+    Raises SpecError when a length does not fit a model's context, ModelError for an unknown model.
+    """
+    known = {model.name: describe(model.source, model.revision) for model in spec.models}
+    cells = [
+        cell
+        for model in spec.models
+        for length in spec.lengths
+        for task in spec.tasks
+        if task.lengths is None or length in task.lengths
+        for cell in _methods_of(spec, model, known, length, task)
+    ]
+    return _without_duplicates(cells)
+
+
+def _methods_of(
+    spec: CampaignSpec, model: ModelEntry, known: Mapping[str, KnownModel], length: int, task: TaskEntry
+) -> Iterator[Cell]:
+    definition = get_task(task.task)
+    engine = engine_spec(spec, model, known[model.name], length)
+    for seed in spec.seeds:
+        for method in spec.methods:
+            for point in method.points(length, definition.approximation_window):
+                yield _cell(spec, model, known[model.name], engine, task, length, seed, method.name, point)
+
+
+def engine_spec(spec: CampaignSpec, model: ModelEntry, known: KnownModel, length: int) -> EngineSpec:
+    """The engine that serves `length` for `model`: one for all lengths unless RoPE changes with the length."""
+    longest = max(spec.lengths) if model.rope != "yarn_per_length" else length
+    needed = longest + max(output_limit(spec, task) for task in spec.tasks)
+    rope = resolve_rope(model.rope, needed)
+    _check_context(model, known, needed, rope.context_tokens)
+    return EngineSpec(
+        model=str(known.folder or model.source),
+        model_fingerprint=known.fingerprint,
+        tensor_parallel=model.tensor_parallel,
+        dtype=model.dtype,
+        max_model_len=needed,
+        rope_scaling=rope.override,
+        load_format=model.load_format,
+        max_in_flight=model.max_in_flight,
+        kv_cache_gib=model.kv_cache_gib,
+        gpu_memory_utilization=model.gpu_memory_utilization,
+        options=model.options,
+    )
+
+
+def output_limit(spec: CampaignSpec, task: TaskEntry) -> int:
+    """Tokens that a completion of `task` may have: of the task entry, else of the spec, else of the task itself."""
+    return task.max_output_tokens or spec.max_output_tokens or get_task(task.task).default_max_output_tokens
+
+
+def _check_context(model: ModelEntry, known: KnownModel, needed: int, rope_context: int | None) -> None:
+    limits = [n for n in (model.max_context, rope_context or known.max_context_tokens) if n is not None]
+    if limits and needed > min(limits):
+        raise SpecError(
+            f"model {model.name}: the longest prompt and its output need {needed} tokens, "
+            f"beyond the model's context of {min(limits)}"
+        )
+
+
+def _cell(
+    spec: CampaignSpec,
+    model: ModelEntry,
+    known: KnownModel,
+    engine: EngineSpec,
+    task: TaskEntry,
+    length: int,
+    seed: int,
+    method_label: str,
+    point: MethodPoint,
+) -> Cell:
+    definition = get_task(task.task)
+    parameters = canonical(definition.parse_parameters(task.parameters))
+    order = TaskOrder(name=task.task, version=definition.version, parameters=parameters, scoring=spec.scoring)
+    wire = point.choice.to_wire()
+    identity = {
+        "version": IDENTITY_VERSION,
+        "model": known.fingerprint,
+        "dtype": engine.dtype,
+        "tensor_parallel": engine.tensor_parallel,
+        "rope": engine.rope_scaling,
+        "load_format": engine.load_format,
+        "task": asdict(order),
+        "length": length,
+        "seed": seed,
+        "method": wire,
+        "max_output_tokens": output_limit(spec, task),
+        "sampling": spec.sampling.to_wire(),
+    }
+    return Cell(
+        key=identity_hash(identity),
+        model_name=model.name,
+        engine=engine,
+        task=order,
+        task_label=task.name,
+        length_tokens=length,
+        seed=seed,
+        num_samples=task.samples or spec.samples,
+        method=wire,
+        method_label=method_label,
+        budget=point.budget,
+        compression=point.compression,
+        max_output_tokens=output_limit(spec, task),
+        sampling=spec.sampling.to_wire(),
+    )
+
+
+def canonical(parameters: Any) -> dict[str, Any]:
+    """Task parameters, defaults written out, as JSON knows them."""
+    values = asdict(parameters) if is_dataclass(parameters) and not isinstance(parameters, type) else dict(parameters)
+    plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
+    return plain
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """24 hexadecimal digits of the SHA-256 of the canonical JSON."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _without_duplicates(cells: list[Cell]) -> list[Cell]:
+    """One cell for each key: two entries that mean the same point (dense twice) are measured once."""
+    return list({cell.key: cell for cell in reversed(cells)}.values())[::-1]

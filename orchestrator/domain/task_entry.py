@@ -1,0 +1,61 @@
+"""A task in a spec: its name, or a mapping with parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+from orchestrator.domain.problems import did_you_mean, problem
+from tasks.registry import get_task, task_names
+from tasks.errors import ParameterError
+
+FIELDS = ("name", "task", "parameters", "max_output_tokens", "samples", "lengths")
+
+
+class TaskEntry(BaseModel):
+    """One task of the campaign at given parameters.
+
+    Written as `ruler_niah`, as `ruler_niah: {num_queries: 2}`, or as a mapping with these fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: StrictStr
+    """Label in tables; unique. Default: the task's name."""
+    task: StrictStr
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    max_output_tokens: StrictInt | None = Field(default=None, ge=1)
+    samples: StrictInt | None = Field(default=None, ge=1)
+    lengths: tuple[StrictInt, ...] | None = None
+    """Only these of the campaign's lengths."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"task": value}
+        if isinstance(value, dict) and len(value) == 1 and not set(value) & set(FIELDS):
+            (task, parameters), *_ = value.items()
+            value = {"task": task, "parameters": parameters or {}, "short": True}
+        if not isinstance(value, dict):
+            return value
+        short = value.pop("short", False) if "short" in value else False
+        if isinstance(value.get("task"), str):
+            _check(value["task"], value.get("parameters"), short)
+            value = {"name": value["task"], **value}
+        return value
+
+
+def _check(name: str, parameters: Any, short: bool) -> None:
+    if name not in task_names():
+        at = () if short else ("task",)
+        raise problem(f"unknown task {name!r}{did_you_mean(name, task_names())}", *at)
+    place = (name,) if short else ("parameters",)
+    if parameters is not None and not isinstance(parameters, dict):
+        raise problem(f"parameters of {name} are {parameters!r}; they must be a mapping", *place)
+    try:
+        get_task(name).parse_parameters(parameters or {})
+    except ParameterError as error:
+        option = next((key for key in parameters or {} if str(key) in str(error)), None)
+        raise problem(f"{name}: {error}", *place, *([option] if option else [])) from None
