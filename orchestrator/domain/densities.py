@@ -1,10 +1,13 @@
-"""What density a method's budget will come to, before it was measured. Exact where the method fixes it, else a prior."""
+"""What density a method's budget comes to, before it was measured: exact where arithmetic decides, else a prior."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sparsekernels.parameters import AdaSnapKV, BlockSparse, FlexPrefill, MethodChoice, Quest, SnapKV, VerticalSlash
+from sparsekernels.parameters import FlexPrefill, MethodChoice, VerticalSlash
+
+from orchestrator.domain.compression import nominal_compression
 
 VERTICAL_SLASH_SPREAD = 2.4
 """Computed pairs over those of the bare columns and diagonals: diagonals widen to blocks. It maps the budgets of
@@ -23,31 +26,19 @@ class Densities:
 
 def nominal_densities(choice: MethodChoice, length_tokens: int) -> Densities:
     """Expected densities of a method at a prompt length."""
-    return Densities(prefill=_prefill(choice.prefill, length_tokens), decode=_decode(choice, length_tokens))
+    return Densities(
+        prefill=_density(choice.prefill, length_tokens),
+        decode=min(_density(choice.decode, length_tokens), _density(choice.compress, length_tokens)),
+    )
 
 
-def _prefill(method: object, length: int) -> float:
-    if isinstance(method, BlockSparse):
-        return _block_sparse(method, length)
+def _density(method: Any, length: int) -> float:
+    if method is None:
+        return 1.0
     if isinstance(method, VerticalSlash):
         return min(1.0, VERTICAL_SLASH_SPREAD * (method.vertical_size + method.slash_size) / length)
     if isinstance(method, FlexPrefill):
         least = VERTICAL_SLASH_SPREAD * 2 * method.min_budget / length
         return min(1.0, max(least, COVERAGE_DENSITY * method.alpha**2))
-    return 1.0
-
-
-def _block_sparse(method: BlockSparse, length: int) -> float:
-    """Row m of n blocks keeps min(top, m) blocks."""
-    blocks = -(-length // method.block_size)
-    top = min(method.top_blocks, blocks)
-    return (top * (top + 1) / 2 + (blocks - top) * top) / (blocks * (blocks + 1) / 2)
-
-
-def _decode(choice: MethodChoice, length: int) -> float:
-    density = 1.0
-    if isinstance(choice.compress, SnapKV | AdaSnapKV):
-        density = min(density, choice.compress.token_capacity / length)
-    if isinstance(choice.decode, Quest):
-        density = min(density, choice.decode.token_budget / length)
-    return density
+    compression = nominal_compression(method, length)
+    return 1.0 if compression is None else 1.0 / compression
