@@ -1,0 +1,143 @@
+"""A model's tokenizer and chat template, read from its Hugging Face folder without transformers.
+
+A long prompt is encoded piece by piece, with a memory of pieces, because a sentence or a list line comes back in many
+samples and one encode of 128k tokens takes a quarter of a second. Pieces begin at a *cut*: before a space, or before a
+newline that follows a letter or digit. At load time a set of probes decides whether the tokenizer encodes pieces as it
+encodes their concatenation (`exact`); if not, whole prompts are encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+
+from tasks.chat_template import ChatTemplate, read_chat_template
+from tasks.errors import TokenizerError
+from tasks.pieces import cut_at_spaces
+
+_ANCHOR = "x"
+_MAX_PIECES = 300_000
+_MAX_PIECE_CHARACTERS = 40_000
+_LEFT_ENDS = ("x", "end.", "a word", "\n\nChapter", 'so?"', "key:", "12.", "7", "=", "cut)", "it's", "K-9")
+_RIGHT_STARTS = (" The", " a", " 12", " x9k-", ' "So', " (b", " = 5", " -", "\n13. A", " é")
+
+
+class EncodedPrompt(NamedTuple):
+    """Token ids of a whole prompt and how many of them follow the context."""
+
+    ids: tuple[int, ...]
+    tail_tokens: int
+
+
+class Tokenizer:
+    """Encodes text and chat prompts; `fingerprint` names the tokenizer together with its chat template."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate, fingerprint: str) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._template = template
+        self.fingerprint = fingerprint
+        self._pieces: dict[str, tuple[int, ...]] = {}
+        self._anchor_ids = self.encode(_ANCHOR)
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether pieces cut at spaces encode exactly like their concatenation."""
+        return all(
+            self._anchored(right) is not None
+            and self.encode(left + right) == self.encode(left) + list(self._anchored(right) or ())
+            for left in _LEFT_ENDS
+            for right in _RIGHT_STARTS
+            if not (right.startswith("\n") and not left[-1].isalnum())
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` alone, without special tokens added around it."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens left out."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def chat(self, user_text: str) -> list[int]:
+        """Token ids of one user message in the chat template, ready for the model's reply."""
+        return self.encode(self._template.render(user_text))
+
+    def piece(self, text: str) -> tuple[int, ...]:
+        """Token ids of a piece inside a longer text; `text` begins at a cut. Remembered."""
+        known = self._pieces.get(text)
+        if known is not None:
+            return known
+        ids = self._anchored(text)
+        if ids is None:
+            ids = tuple(self.encode(text))
+        if len(self._pieces) >= _MAX_PIECES:
+            self._pieces.clear()
+        if len(text) <= _MAX_PIECE_CHARACTERS:
+            self._pieces[text] = ids
+        return ids
+
+    def encode_prompt(self, head: str, context: Iterable[str], tail: str, opening: str = "") -> EncodedPrompt:
+        """The chat prompt of head + context segments + tail; `opening` starts the model's reply."""
+        frame = self._template.frame
+        if not self.exact or frame is None:
+            return self._encode_whole(head + "".join(context), tail, opening)
+        pieces = cut_at_spaces([frame.before + head, *context])
+        last = cut_at_spaces([tail + frame.after + opening], after=pieces)
+        ids = self.encode(pieces[0])
+        for text in pieces[1:]:
+            ids.extend(self.piece(text))
+        num_before_tail = len(ids)
+        for text in last:
+            ids.extend(self._anchored(text) or self.encode(text))
+        return EncodedPrompt(tuple(ids), len(ids) - num_before_tail)
+
+    def _encode_whole(self, body: str, tail: str, opening: str) -> EncodedPrompt:
+        ids = self.encode(self._template.render(body + tail) + opening)
+        rest = self._template.render(tail).partition(tail)[2]
+        return EncodedPrompt(tuple(ids), min(len(ids), len(self.encode(tail + rest + opening))))
+
+    def _anchored(self, text: str) -> tuple[int, ...] | None:
+        ids = self._backend.encode(_ANCHOR + text, add_special_tokens=False).ids
+        size = len(self._anchor_ids)
+        return tuple(ids[size:]) if ids[:size] == self._anchor_ids else None
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer in `folder` (tokenizer.json, tokenizer_config.json or chat_template.jinja).
+
+    Raises TokenizerError naming the folder when a part is missing or unreadable.
+    """
+    path = Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(f"no tokenizer.json in {folder}")
+    content = path.read_bytes()
+    config = _read_config(Path(folder))
+    template = read_chat_template(Path(folder), config)
+    digest = hashlib.sha256(content)
+    digest.update(template.identity.encode())
+    try:
+        backend = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(f"cannot read {path}: {error}") from error
+    return Tokenizer(backend, template, digest.hexdigest())
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise TokenizerError(f"cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{path} does not hold an object")
+    return config
