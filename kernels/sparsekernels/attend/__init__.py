@@ -1,0 +1,1 @@
+"""Executors: one attention over any selection. `reference` (torch), `flash` (FlashAttention), `triton` (portable)."""

@@ -1,0 +1,84 @@
+"""Sparse prefill of one request: choose, then attend. The call that an engine makes in each layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sparsekernels.attend import reference
+from sparsekernels.executors import Executor, parse_executor
+from sparsekernels.kvcache import KeyValues
+from sparsekernels.methods import block_sparse, flexprefill, vertical_slash
+from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
+from sparsekernels.selection import Selection
+
+PrefillMethod = VerticalSlash | FlexPrefill | BlockSparse
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillResult:
+    """Output of one layer's sparse prefill, with what is needed for its density (no host synchronisation)."""
+
+    out: Tensor
+    """[T, Hq, D]."""
+    computed_pairs: Tensor
+    """int64 [Hq] on the device: query-key pairs computed under the causal mask."""
+    allowed_pairs: int
+    """Pairs that the causal mask allows, per head."""
+
+    def density(self) -> Tensor:
+        """float64 scalar on the device."""
+        return self.computed_pairs.double().mean() / self.allowed_pairs
+
+
+def select(
+    q: Tensor, k: Tensor, method: PrefillMethod, *, scale: float | None = None, row_block: int | None = None
+) -> Selection:
+    """The reference selection of any prefill method for q [T, Hq, D], the last T rows over k [L, Hkv, D].
+
+    `row_block` (64 when None) is for vertical-slash and FlexPrefill; block-sparse carries its own.
+    """
+    if isinstance(method, BlockSparse):
+        return block_sparse.select(q, k, method)
+    if isinstance(method, FlexPrefill):
+        return flexprefill.select(q, k, method, scale=scale, row_block=row_block or 64)
+    return vertical_slash.select(q, k, method, scale=scale, row_block=row_block or 64)
+
+
+def sparse_prefill(
+    q: Tensor,
+    kv: KeyValues,
+    method: PrefillMethod,
+    *,
+    length: int,
+    executor: str = Executor.FLASH,
+    scale: float | None = None,
+    row_block: int | None = None,
+    out: Tensor | None = None,
+) -> PrefillResult:
+    """Attention of q [T, Hq, D], the last T of `length` positions of the one sequence in `kv`.
+
+    kv.block_table is [1, max_pages] (see `kvcache.contiguous` for unpaged keys). `row_block` is the number of query
+    rows that share a list for vertical-slash and FlexPrefill: None means 64 on the reference executor (the definition)
+    and 128 on the others (a superset, see `methods.vertical_slash`). Writes into `out` when given.
+    """
+    kind = parse_executor(executor)
+    if kind is not Executor.REFERENCE:
+        from sparsekernels import fused_prefill
+
+        return fused_prefill.sparse_prefill(
+            q, kv, method, length=length, executor=kind, scale=scale, row_block=row_block, out=out
+        )
+    keys, _ = kv.gather(0, length)
+    selection = select(q, keys, method, scale=scale, row_block=row_block)
+    result = reference.attend_prefill(q, kv, selection, scale).out
+    if out is not None:
+        result = out.copy_(result)
+    return PrefillResult(result, selection.computed_pairs(), allowed_pairs(q.shape[0], length))
+
+
+def allowed_pairs(num_queries: int, length: int) -> int:
+    """Pairs that the causal mask allows for the last `num_queries` of `length` positions."""
+    first = length - num_queries
+    return num_queries * first + num_queries * (num_queries + 1) // 2
