@@ -12,7 +12,8 @@ from orchestrator.domain.method_entry import MethodPoint
 from orchestrator.domain.rope import resolve_rope
 from orchestrator.domain.spec import CampaignSpec, ModelEntry
 from orchestrator.domain.task_entry import TaskEntry
-from orchestrator.errors import SpecError
+from orchestrator.errors import ModelError, SpecError
+from tasks.errors import DataError
 from tasks.registry import get_task
 from workers.engine import EngineSpec
 from workers.protocol import TaskOrder
@@ -61,9 +62,9 @@ class Cell:
 def expand(spec: CampaignSpec, describe: Describe) -> list[Cell]:
     """All cells of `spec`, paired: the methods of one prompt set stand together.
 
-    Raises SpecError when a length does not fit a model's context, ModelError for an unknown model.
+    Raises SpecError for an unknown model, a length beyond a model's context, or a missing data set.
     """
-    known = {model.name: describe(model.source, model.revision) for model in spec.models}
+    known = {model.name: _describe(spec, model, describe) for model in spec.models}
     cells = [
         cell
         for model in spec.models
@@ -73,6 +74,13 @@ def expand(spec: CampaignSpec, describe: Describe) -> list[Cell]:
         for cell in _methods_of(spec, model, known, length, task)
     ]
     return _without_duplicates(cells)
+
+
+def _describe(spec: CampaignSpec, model: ModelEntry, describe: Describe) -> KnownModel:
+    try:
+        return describe(model.source, model.revision)
+    except ModelError as error:
+        raise SpecError(str(error), at=("models", spec.models.index(model), "source")) from None
 
 
 def _methods_of(
@@ -91,7 +99,13 @@ def engine_spec(spec: CampaignSpec, model: ModelEntry, known: KnownModel, length
     longest = max(spec.lengths) if model.rope != "yarn_per_length" else length
     needed = longest + max(output_limit(spec, task) for task in spec.tasks)
     rope = resolve_rope(model.rope, needed)
-    _check_context(model, known, needed, rope.context_tokens)
+    limits = [n for n in (model.max_context, rope.context_tokens or known.max_context_tokens) if n is not None]
+    if limits and needed > min(limits):
+        raise SpecError(
+            f"length {longest} and {needed - longest} output tokens exceed the context of model {model.name}, "
+            f"{min(limits)} tokens",
+            at=("lengths", spec.lengths.index(longest)),
+        )
     return EngineSpec(
         model=str(known.folder or model.source),
         model_fingerprint=known.fingerprint,
@@ -112,15 +126,6 @@ def output_limit(spec: CampaignSpec, task: TaskEntry) -> int:
     return task.max_output_tokens or spec.max_output_tokens or get_task(task.task).default_max_output_tokens
 
 
-def _check_context(model: ModelEntry, known: KnownModel, needed: int, rope_context: int | None) -> None:
-    limits = [n for n in (model.max_context, rope_context or known.max_context_tokens) if n is not None]
-    if limits and needed > min(limits):
-        raise SpecError(
-            f"model {model.name}: the longest prompt and its output need {needed} tokens, "
-            f"beyond the model's context of {min(limits)}"
-        )
-
-
 def _cell(
     spec: CampaignSpec,
     model: ModelEntry,
@@ -133,9 +138,13 @@ def _cell(
     point: MethodPoint,
 ) -> Cell:
     definition = get_task(task.task)
-    parameters = canonical(definition.parse_parameters(task.parameters))
-    order = TaskOrder(name=task.task, version=definition.version, parameters=parameters, scoring=spec.scoring)
+    parsed = definition.parse_parameters(task.parameters)
+    order = TaskOrder(name=task.task, version=definition.version, parameters=canonical(parsed), scoring=spec.scoring)
     wire = point.choice.to_wire()
+    try:
+        task_identity = definition.identity_parameters(parsed)
+    except DataError as error:
+        raise SpecError(f"{task.task}: {error}", at=("tasks", spec.tasks.index(task))) from None
     identity = {
         "version": IDENTITY_VERSION,
         "model": known.fingerprint,
@@ -143,7 +152,7 @@ def _cell(
         "tensor_parallel": engine.tensor_parallel,
         "rope": engine.rope_scaling,
         "load_format": engine.load_format,
-        "task": asdict(order),
+        "task": {**asdict(order), "parameters": task_identity},
         "length": length,
         "seed": seed,
         "method": wire,

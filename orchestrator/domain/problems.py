@@ -16,5 +16,5 @@ def problem(message: str, *at: str | int) -> PydanticCustomError:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when one of `known` is close to `word`, else an empty string."""
-    close = get_close_matches(word, list(known), n=1)
+    close = get_close_matches(word, [str(name) for name in known], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

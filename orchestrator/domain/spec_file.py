@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from orchestrator.domain.grid import Cell, Describe, expand
 from orchestrator.domain.problems import did_you_mean
 from orchestrator.domain.spec import CampaignSpec
 from orchestrator.errors import SpecError
@@ -18,15 +19,30 @@ from orchestrator.errors import SpecError
 Place = tuple[int, int]
 
 
-def load_spec(path: Path) -> CampaignSpec:
-    """The spec in `path`. Raises SpecError naming the first wrong value and its place."""
+def read_text(path: Path) -> str:
+    """The file's text. Raises SpecError naming the file when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpecError(f"cannot read: {error.strerror or error}", path=path) from None
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text: {error.reason} at byte {error.start}", path=path) from None
-    return parse_spec(text, path)
+
+
+def load_spec(path: Path) -> CampaignSpec:
+    """The spec in `path`. Raises SpecError naming the first wrong value and its place."""
+    return parse_spec(read_text(path), path)
+
+
+def load_cells(path: Path, describe: Describe) -> tuple[CampaignSpec, list[Cell]]:
+    """The spec in `path` and its cells. Raises SpecError, also for what only the grid can see, with its place."""
+    text = read_text(path)
+    spec = parse_spec(text, path)
+    try:
+        return spec, expand(spec, describe)
+    except SpecError as error:
+        line, column = place_of(_parse_yaml(text, path), error.at)
+        raise SpecError(error.message, path=path, line=line, column=column) from None
 
 
 def parse_spec(text: str, path: Path | str = "spec") -> CampaignSpec:
@@ -37,7 +53,7 @@ def parse_spec(text: str, path: Path | str = "spec") -> CampaignSpec:
     except ValidationError as error:
         first = _most_telling(error.errors())
         line, column = place_of(tree, _path(first))
-        raise SpecError(_message(first), path=path, line=line, column=column) from None
+        raise SpecError(_message(first, tree), path=path, line=line, column=column) from None
 
 
 def place_of(tree: Any, path: Sequence[str | int]) -> Place:
@@ -103,16 +119,35 @@ def _path(error: ErrorDetails) -> list[str | int]:
     return [*error["loc"], *at]
 
 
-def _message(error: ErrorDetails) -> str:
+def _message(error: ErrorDetails, tree: Any) -> str:
     if error["type"] == "spec":
         return error["msg"]
-    where = ".".join(str(step) for step in error["loc"])
+    where = _written_path(error, tree)
     key = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         return f"unknown key {key!r}{did_you_mean(key, _siblings(error))}"
     if error["type"] == "missing":
         return f"{where} is missing"
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _written_path(error: ErrorDetails, tree: Any) -> str:
+    """The path as the user wrote it: pydantic's names of union alternatives are left out."""
+    steps = list(error["loc"])
+    if error["type"] == "missing":
+        return ".".join(map(str, steps))
+    while len(steps) > 1 and not _has(tree, steps):
+        steps.pop()
+    return ".".join(map(str, steps))
+
+
+def _has(tree: Any, path: Sequence[str | int]) -> bool:
+    for step in path:
+        found = _step(tree, step)
+        if found is None:
+            return False
+        tree = found[0]
+    return True
 
 
 def _siblings(error: ErrorDetails) -> list[str]:

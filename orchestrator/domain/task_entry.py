@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from orchestrator.domain.problems import did_you_mean, problem
-from tasks.registry import get_task, task_names
 from tasks.errors import ParameterError
+from tasks.registry import get_task, task_names
 
 FIELDS = ("name", "task", "parameters", "max_output_tokens", "samples", "lengths")
 

@@ -1,0 +1,145 @@
+"""What a campaign file means, and what each mistake in one is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.grid import expand
+from orchestrator.domain.spec_file import load_cells, parse_spec
+from orchestrator.errors import SpecError
+from orchestrator.models import describe_model
+
+GOOD = """\
+name: small
+models: [smollm2-135m]
+methods:
+  - dense
+  - quest: {token_budget: [256, 512]}
+  - name: both
+    prefill: {vertical_slash: {vertical_size: [128, 256], slash_size: [128, 256]}}
+    decode: {quest: {token_budget: 128}}
+tasks:
+  - ruler_niah: {num_queries: 2}
+lengths: [1024, 2048]
+samples: 8
+"""
+
+MISTAKES = [
+    ("samples: 8", "sampels: 8", "12:1: unknown key 'sampels'; did you mean 'samples'?"),
+    ("samples: 8", 'samples: "8"', "12:1: samples is '8': input should be a valid integer"),
+    ("samples: 8", "samples: 8\nsamples: 9", '13:1: YAML: found duplicate key "samples"'),
+    ("[1024, 2048]", "[1024, 1024]", "11:17: duplicate 1024 in lengths"),
+    ("name: both", "name: quest", "6:5: duplicate name 'quest' in methods"),
+    ("[256, 512]", "[256, 500]", "5:13: quest: token_budget is 500; it must be a positive multiple of page_size (16)"),
+    ("token_budget: [256", "budget: [256", "5:13: quest has no option 'budget'"),
+    ("- quest:", "- qust:", "5:5: unknown method 'qust'; did you mean 'quest'?"),
+    ("ruler_niah:", "ruler_nia:", "10:5: unknown task 'ruler_nia'; did you mean 'ruler_niah'?"),
+    ("num_queries: 2", "num_querys: 2", "10:18: ruler_niah: ruler_niah has no parameter 'num_querys'"),
+    ("num_queries: 2", "num_queries: -2", "10:18: ruler_niah: ruler_niah.num_queries must lie in [1, 64], not -2"),
+    ("2048]", "12048]", "11:17: length 12048 and 1024 output tokens exceed the context of model smollm2-135m"),
+    ("[smollm2-135m]", "[smolm2]", "2:10: model 'smolm2' is no short name (smollm2-135m), no folder and no hub id"),
+    ("lengths: [1024, 2048]\n", "", "1:1: lengths is missing"),
+    ("decode: {quest", "decod: {quest", "8:5: unknown key 'decod'; did you mean 'decode'?"),
+    ("decode: {quest: {token_budget: 128}}", "decode: {snapkv: {token_capacity: 512}}", "8:5: snapkv is a compress"),
+    ("slash_size: [128, 256]", "slash_size: [128, 256, 512]", "6:5: lists of one method advance together"),
+    ("[smollm2-135m]", "[{source: smollm2-135m, tensor_paralel: 2}]", "2:33: unknown key 'tensor_paralel'"),
+    ("[smollm2-135m]", "[{source: smollm2-135m, rope: paper}]", "2:33: models.0.rope is 'paper'"),
+    ("name: small", "name: two words", "1:1: name 'two words' must be letters"),
+    ("samples: 8", "  a: [", "12:3: YAML: "),
+    (GOOD, "", "1:1: a campaign file is a mapping"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), MISTAKES, ids=[m[2][:40] for m in MISTAKES])
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert GOOD.count(old) >= 1
+    path = tmp_path / "campaign.yaml"
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(SpecError) as caught:
+        load_cells(path, describe_model)
+    assert str(caught.value).startswith(f"{path}:{expected}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: cannot read: No such file"):
+        load_cells(tmp_path / "nowhere.yaml", describe_model)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="not UTF-8"):
+        load_cells(tmp_path / "spec.yaml", describe_model)
+
+
+def test_lists_advance_together_and_phases_multiply() -> None:
+    cells = expand(parse_spec(GOOD), describe_model)
+    assert [(c.method_label, c.budget) for c in cells if c.length_tokens == 1024] == [
+        ("dense", ""),
+        ("quest", "token_budget=256"),
+        ("quest", "token_budget=512"),
+        ("both", "vertical_size=128+token_budget=128"),
+        ("both", "vertical_size=256+token_budget=128"),
+    ]
+
+
+def test_the_same_spec_gives_the_same_keys_wherever_the_model_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = [cell.key for cell in expand(parse_spec(GOOD), describe_model)]
+    monkeypatch.setenv("FRONTIER_HOME", str(tmp_path))
+    elsewhere = [cell.key for cell in expand(parse_spec(GOOD), describe_model)]
+    assert here == elsewhere
+    assert len(set(here)) == len(here)
+
+
+def test_more_samples_keep_the_keys_and_another_seed_does_not() -> None:
+    def keys(text: str) -> set[str]:
+        return {cell.key for cell in expand(parse_spec(text), describe_model)}
+
+    assert keys(GOOD) == keys(GOOD.replace("samples: 8", "samples: 80"))
+    assert keys(GOOD).isdisjoint(keys(GOOD + "seed: 44\n"))
+    assert keys(GOOD).isdisjoint(keys(GOOD + "max_output_tokens: 64\n"))
+    assert keys(GOOD).isdisjoint(keys(GOOD.replace("num_queries: 2", "num_queries: 3")))
+
+
+def test_a_budget_for_each_length_skips_the_lengths_that_it_does_not_name() -> None:
+    text = GOOD.replace("[256, 512]", "{1024: [128, 256, 512]}")
+    cells = [c for c in expand(parse_spec(text), describe_model) if c.method_label == "quest"]
+    assert [(c.length_tokens, c.compression) for c in cells] == [(1024, 8.0), (1024, 4.0), (1024, 2.0)]
+
+
+def test_a_compression_becomes_the_methods_own_budget() -> None:
+    text = GOOD.replace("token_budget: [256, 512]", "compression: [5, 10]")
+    budgets = [c.budget for c in expand(parse_spec(text), describe_model) if c.method_label == "quest"]
+    assert budgets == ["token_budget=192", "token_budget=96", "token_budget=400", "token_budget=192"]
+
+
+def test_the_window_follows_the_task_unless_given() -> None:
+    cells = expand(parse_spec(GOOD), describe_model)
+    assert {c.method["prefill"]["window"] for c in cells if "prefill" in c.method} == {512}
+
+
+def test_one_engine_serves_all_lengths_unless_rope_changes_with_the_length(tmp_path: Path) -> None:
+    model = tmp_path / "qwen"
+    model.mkdir()
+    (model / "config.json").write_text('{"max_position_embeddings": 32768}')
+    text = GOOD.replace("[smollm2-135m]", f"[{{source: {model}, rope: RULE}}]").replace(
+        "[1024, 2048]", "[32768, 65536]"
+    )
+    per_length = expand(parse_spec(text.replace("RULE", "yarn_per_length")), describe_model)
+    assert {(c.length_tokens, c.engine.rope_scaling["factor"]) for c in per_length if c.engine.rope_scaling} == {
+        (32768, 1.03125),
+        (65536, 2.03125),
+    }
+    fixed = expand(parse_spec(text.replace("RULE", "{yarn_factor: 4}")), describe_model)
+    assert len({repr(c.engine) for c in fixed}) == 1
+    with pytest.raises(SpecError, match="exceed the context of model qwen, 32768 tokens"):
+        expand(parse_spec(text.replace("RULE", "native")), describe_model)
+
+
+def test_a_point_named_twice_is_measured_once() -> None:
+    text = GOOD.replace("  - dense\n", "  - dense\n  - name: again\n")
+    assert len(expand(parse_spec(text), describe_model)) == len(expand(parse_spec(GOOD), describe_model))
