@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
-from orchestrator.errors import UserError
+from orchestrator.cli.boundary import call
+from orchestrator.cli.help import FrontierGroup
 
 COMMANDS = (
     "init",
@@ -38,14 +39,12 @@ COMMANDS = (
 GROUPS = ("models", "tasks", "methods", "db")
 """Modules with a sub-app `app`."""
 
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-
 
 def build_app() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
         name="frontier",
+        cls=FrontierGroup,
         help="Run large evaluation campaigns of sparse attention in long-context LLMs.",
         epilog="Start with: frontier init campaign.yaml",
         no_args_is_help=True,
@@ -56,45 +55,30 @@ def build_app() -> typer.Typer:
     @app.callback()
     def _global(
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on standard error.")] = False,
         version: Annotated[
             bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
         ] = False,
     ) -> None:
         if debug:
             os.environ["FRONTIER_DEBUG"] = "1"
+        if quiet:
+            os.environ["FRONTIER_QUIET"] = "1"
 
-    for name in COMMANDS:
+    for name in _present(COMMANDS):
         importlib.import_module(f"orchestrator.cli.{name}").register(app)
-    for name in GROUPS:
+    for name in _present(GROUPS):
         app.add_typer(importlib.import_module(f"orchestrator.cli.{name}").app, name=name)
     return app
 
 
+def _present(names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if importlib.util.find_spec(f"orchestrator.cli.{name}") is not None]
+
+
 def main() -> None:
-    """Entry point: one line for a user's error, exit code 2; 130 when interrupted."""
-    try:
-        code = build_app()(standalone_mode=False)
-    except UserError as error:
-        code = _complain(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        code = EXIT_BAD_INPUT
-    except click.UsageError as error:
-        code = _complain(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`frontier status | head`); nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str) -> int:
-    if os.environ.get("FRONTIER_DEBUG") == "1":
-        raise  # noqa: PLE0704 - called inside the except clauses of `main`
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return EXIT_BAD_INPUT
+    """Entry point: one line for an error, exit code 2 for bad input; 130 when interrupted."""
+    sys.exit(call(build_app()))
 
 
 def _version(wanted: bool) -> None:

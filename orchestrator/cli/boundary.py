@@ -1,0 +1,55 @@
+"""The command line's outer edge: exit codes, and errors as one line instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from orchestrator.cli.options import mask_passwords
+from orchestrator.errors import UserError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERNAL = 70
+"""A fault of ours, not of the input (EX_SOFTWARE of sysexits.h)."""
+EXIT_INTERRUPTED = 130
+
+# Newer Typer carries its own copy of click, older ones use the package: going through Typer's names suits both.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def call(app: typer.Typer) -> int:
+    """Runs `app` on the process's arguments and returns the exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as leave:
+        return leave.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`frontier status | head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _complain(error)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(error: Exception) -> int:
+    if os.environ.get("FRONTIER_DEBUG") == "1":
+        raise error
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        return EXIT_BAD_INPUT
+    if isinstance(error, UserError):
+        return _line(f"error: {error}", EXIT_BAD_INPUT)
+    if isinstance(error, UsageError):
+        return _line(f"error: {error.format_message()}", EXIT_BAD_INPUT)  # type: ignore[attr-defined]
+    what = f"{type(error).__name__}: {error}"
+    return _line(f"internal error: {what} (frontier --debug … shows where)", EXIT_INTERNAL)
+
+
+def _line(text: str, code: int) -> int:
+    print(mask_passwords(" ".join(text.split())), file=sys.stderr)
+    return code
