@@ -1,0 +1,129 @@
+"""The forward pass shared by the CPU and the CUDA backend: stock kernel for dense rows, our methods for the rest.
+
+Both backends write the cache before `forward` is entered, so that keys and values of this step are already there.
+Shapes: query and output [tokens, query heads, head size].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.vllm_plugin.plan import Plan, Span
+from workers.vllm_plugin.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class DenseRows:
+    """The dense rows of a mixed batch, as the stock kernel takes them; shared by all layers of a step."""
+
+    tokens: Tensor | slice
+    """Where the rows lie in the flat batch."""
+    metadata: Any
+    """The stock metadata for these rows alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One layer's inputs, handed to the methods together."""
+
+    name: str
+    query: Tensor
+    output: Tensor
+    cache: Tensor
+    metadata: Any
+
+
+class SparseAttention:
+    """Mixin over a stock attention implementation."""
+
+    session: Session | None = None
+    executor = "reference"
+
+    def forward(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: Tensor,
+        attn_metadata: Any,
+        output: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        plan = self._plan(attn_metadata)
+        if plan is None or plan.is_stock:
+            return super().forward(  # type: ignore[misc,no-any-return]
+                layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
+            )
+        self._dense(layer, query, key, value, kv_cache, attn_metadata, output, plan)
+        call = LayerCall(layer.layer_name, query, output, kv_cache, attn_metadata)
+        if plan.prefill:
+            self._prefill(call, plan.prefill)
+        if plan.voting:
+            self._vote(call, plan.voting)
+        if plan.decode:
+            self._decode(call, plan.decode)
+        return output
+
+    # what a backend adds -------------------------------------------------------------------------------------
+
+    def _full_attention(self) -> bool:
+        """False for sliding-window layers: they stay as they are."""
+        raise NotImplementedError
+
+    def _dense_metadata(self, metadata: Any, spans: tuple[Span, ...], starts: Tensor) -> Any:
+        """Stock metadata of the given spans alone; `starts` are their cumulative row counts, int32 on the device."""
+        raise NotImplementedError
+
+    def _prefill(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        raise NotImplementedError
+
+    def _vote(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        raise NotImplementedError
+
+    def _decode(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        raise NotImplementedError
+
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _plan(self, metadata: Any) -> Plan | None:
+        if metadata is None or self.session is None or not self._full_attention():
+            return None
+        return self.session.plan()
+
+    def _dense(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: Tensor,
+        metadata: Any,
+        out: Tensor,
+        plan: Plan,
+    ) -> None:
+        if not plan.dense:
+            return
+        rows = getattr(metadata, "frontier_dense", None)
+        if rows is None:
+            rows = metadata.frontier_dense = self._dense_rows(metadata, plan.dense, query.device)
+        part = torch.empty_like(query[rows.tokens])
+        super().forward(layer, query[rows.tokens], key, value, cache, rows.metadata, part)  # type: ignore[misc]
+        out[rows.tokens] = part
+
+    def _dense_rows(self, metadata: Any, spans: tuple[Span, ...], device: torch.device) -> DenseRows:
+        starts, index = [0], []
+        for span in spans:
+            starts.append(starts[-1] + span.num_tokens)
+            index.append(torch.arange(span.first_token, span.first_token + span.num_tokens))
+        contiguous = all(a.first_token + a.num_tokens == b.first_token for a, b in pairwise(spans))
+        first = spans[0].first_token
+        tokens = slice(first, first + starts[-1]) if contiguous else torch.cat(index).to(device, non_blocking=True)
+        device_starts = torch.tensor(starts, dtype=torch.int32).to(device, non_blocking=True)
+        return DenseRows(tokens, self._dense_metadata(metadata, spans, device_starts))

@@ -1,0 +1,74 @@
+"""What a worker knows of one request: its method, where its prompt ends, and what was computed for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsekernels.parameters import MethodChoice
+
+EXTRA_KEY = "frontier"
+"""Key of our part of `SamplingParams.extra_args`: `{"id": …, "method": wire form}`."""
+
+
+@dataclass(slots=True)
+class DecodeCounts:
+    """Cumulative tokens read and tokens in context after each decode step of one request.
+
+    Kept step by step, because an engine that schedules ahead may run a step beyond the last token that counts.
+    """
+
+    first_position: int
+    read: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+
+    def add(self, position: int, tokens_read: float) -> None:
+        """Record the step of the token at `position` (0-based). A recomputed step replaces its first record."""
+        step = position - self.first_position
+        if step < len(self.read):
+            return
+        before_read, before_total = (self.read[-1], self.total[-1]) if self.read else (0.0, 0.0)
+        self.read.append(before_read + tokens_read)
+        self.total.append(before_total + position + 1)
+
+    def density(self, num_steps: int) -> float:
+        """Share of the context read over the first `num_steps` steps; 1.0 when there was none."""
+        last = min(num_steps, len(self.read)) - 1
+        return 1.0 if last < 0 else self.read[last] / self.total[last]
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request inside one worker process; `layers` counts from 0 over the attention layers that we serve."""
+
+    name: str
+    """The caller's request id."""
+    method: MethodChoice
+    prompt_length: int
+    """Tokens of the original prompt: rows below are prompt rows, rows from here on are decode rows, for ever."""
+    decode: DecodeCounts
+    num_restarts: int = 0
+    prefill_density: dict[str, Any] = field(default_factory=dict)
+    """Layer name → share of causal pairs computed, a float or a 0-d tensor that is read only in a report."""
+    window_queries: dict[str, Any] = field(default_factory=dict)
+    """Layer name → last query rows of the prompt seen so far [rows, heads, head_size]; compression votes with them."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """Layer name → `compress.Kept`, once the prompt is complete."""
+    summaries: dict[str, int] = field(default_factory=dict)
+    """Layer name → number of leading Quest pages whose summary is in the store."""
+
+    @classmethod
+    def new(cls, internal_id: str, prompt_length: int, extra: dict[str, Any]) -> RequestState:
+        """State of an arriving request; `extra` is our part of its sampling parameters."""
+        return cls(
+            name=str(extra.get("id", internal_id)),
+            method=MethodChoice.from_wire(extra.get("method") or {}),
+            prompt_length=prompt_length,
+            decode=DecodeCounts(prompt_length),
+        )
+
+    def restart(self) -> None:
+        """Forget everything derived from cache entries that the scheduler took away (preemption)."""
+        self.num_restarts += 1
+        for derived in (self.window_queries, self.kept, self.summaries):
+            derived.clear()

@@ -1,0 +1,81 @@
+"""A worker's memory of the requests in flight, fed from the scheduler's output of every step."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from workers.vllm_plugin.plan import Plan, make_plan, spans_of_step
+from workers.vllm_plugin.requests import EXTRA_KEY, RequestState
+from workers.vllm_plugin.statistics import Report, make_report
+
+MAX_FINISHED = 4096
+"""Finished requests whose report nobody fetched (aborted ones) are dropped beyond this number."""
+
+
+class Session:
+    """One per worker process. `begin` and `end` bracket each step; `plan` is valid in between."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, RequestState] = {}
+        self.row_order: Callable[[], Sequence[str]] = tuple
+        """Gives the request ids of the current batch in row order; set by the worker for its model runner."""
+        self._finished: OrderedDict[str, RequestState] = OrderedDict()
+        self._computed: dict[str, int] = {}
+        self._scheduled: dict[str, int] | None = None
+        self._plan: Plan | None = None
+
+    def begin(self, step: Any) -> None:
+        """Take in a `SchedulerOutput`: arrivals, departures, restarts, and what is scheduled."""
+        for internal_id in step.finished_req_ids:
+            self._finish(internal_id)
+        self._computed.clear()
+        for new in step.scheduled_new_reqs:
+            self._arrive(new)
+        cached = step.scheduled_cached_reqs
+        for internal_id, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            self._computed[internal_id] = computed
+            if internal_id in cached.resumed_req_ids:
+                self.requests[internal_id].restart()
+        self._scheduled = dict(step.num_scheduled_tokens)
+        self._plan = None
+
+    def end(self) -> None:
+        self._scheduled = None
+        self._plan = None
+
+    def plan(self) -> Plan | None:
+        """The current step's plan; None outside of a scheduler step (warm-up, profiling, graph capture)."""
+        if self._scheduled is None:
+            return None
+        if self._plan is None:
+            self._plan = self._make_plan(self._scheduled)
+        return self._plan
+
+    def report(self, name: str, num_decode_steps: int) -> Report | None:
+        """Measurements of the request that its caller names `name`; None if this worker never saw it."""
+        state = self._finished.pop(name, None) or next((r for r in self.requests.values() if r.name == name), None)
+        return None if state is None else make_report(state, num_decode_steps)
+
+    def _make_plan(self, scheduled: dict[str, int]) -> Plan:
+        spans = spans_of_step(self.row_order(), scheduled, self._computed.__getitem__, self.requests)
+        return make_plan(spans)
+
+    def _arrive(self, new: Any) -> None:
+        self._computed[new.req_id] = new.num_computed_tokens
+        known = self.requests.get(new.req_id)
+        if known is not None:  # some model runners send a preempted request again as a new one
+            known.restart()
+            return
+        extra = (new.sampling_params.extra_args or {}) if new.sampling_params else {}
+        length = len(new.prompt_token_ids or ())
+        self.requests[new.req_id] = RequestState.new(new.req_id, length, extra.get(EXTRA_KEY) or {})
+
+    def _finish(self, internal_id: str) -> None:
+        state = self.requests.pop(internal_id, None)
+        if state is None:
+            return
+        self._finished[state.name] = state
+        while len(self._finished) > MAX_FINISHED:
+            self._finished.popitem(last=False)
