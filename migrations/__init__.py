@@ -1,0 +1,1 @@
+"""Alembic's scripts: how the store's schema came to be, one revision a file."""

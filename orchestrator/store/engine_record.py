@@ -1,0 +1,32 @@
+"""Engine specs and task orders as JSON columns, and the key that says which cells one engine serves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from workers.engine import EngineFacts, EngineSpec
+from workers.protocol import TaskOrder
+
+
+def to_json(value: EngineSpec | TaskOrder | EngineFacts) -> dict[str, Any]:
+    """The record's fields as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(value), sort_keys=True))
+    return plain
+
+
+def engine_from_json(plain: Mapping[str, Any]) -> EngineSpec:
+    return EngineSpec(**plain)
+
+
+def task_from_json(plain: Mapping[str, Any]) -> TaskOrder:
+    return TaskOrder(**plain)
+
+
+def engine_key(engine: EngineSpec) -> str:
+    """Cells with one key are served by one loaded engine."""
+    text = json.dumps(to_json(engine), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
