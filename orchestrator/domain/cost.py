@@ -24,10 +24,11 @@ INDEX_SHARE = 0.1
 """Of the peak rate, reached while a method chooses what to compute."""
 TYPICAL_OUTPUT_TOKENS = 200
 """Mean answer length that "The Sparse Frontier" reports."""
-LOAD_BYTES_PER_SECOND = 2e9
-"""Weights from local storage to one GPU; Qwen2.5-72B shapes on two H200 took 129 s in all."""
-LOAD_SECONDS = 45.0
-"""Start of an engine besides its weights: processes, compilation, graphs."""
+LOAD_BYTES_PER_SECOND = 1e9
+"""Weights to one GPU, from storage to their places."""
+LOAD_SECONDS = 55.0
+"""Start of an engine besides its weights: processes, compilation, graphs. Together they give the 129 s that
+Qwen2.5-72B shapes took on two H200s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
