@@ -68,12 +68,12 @@ def plan_memory(
     page_size: int = 16,
     kv_cache_bytes: float | None = None,
 ) -> MemoryPlan:
-    """The plan for one engine. `num_batched_tokens` defaults to max_model_len (whole prompts in one pass).
+    """The plan for one engine. `num_batched_tokens` defaults to a whole prompt and a token for each other request.
 
     `kv_cache_bytes` fixes the KV cache per GPU, as vLLM's option of that name does, whatever the utilization.
     """
     weights = _weight_bytes(facts, tensor_parallel)
-    batched = num_batched_tokens or max_model_len
+    batched = num_batched_tokens or max_model_len + max_in_flight
     activation = _activation_bytes(facts, tensor_parallel, batched, max_in_flight)
     overhead = int(LIBRARY_BYTES + GRAPH_BYTES + (COMMUNICATION_BYTES if tensor_parallel > 1 else 0))
     left = int(gpu.memory_bytes * utilization) - weights - activation - overhead
