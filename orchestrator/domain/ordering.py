@@ -1,7 +1,7 @@
 """How cells are cut into shards, and in which order an engine takes them. Pure; the scheduler stores the ranks.
 
 Longest first within an engine, so that no long shard starts at the end; paired, so that all methods of the same
-prompts follow one another and the decode-only ones find the dense prefill of their prompts in the prefix cache.
+prompts follow one another, and those that may read the prefix cache (dense and Quest) find the dense prefill there.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _shard_size(
 ) -> int:
     longest = max(cell.num_samples for cell in group)
     size = max(1, min(MOST_SAMPLES, longest, int(target / max(slowest, 1e-9))))
-    if cached_prompts is not None and sum(_dense_prefill(cell) for cell in group) > 1:
+    if cached_prompts is not None and sum(map(reads_prefix_cache, group)) > 1:
         kept = cached_prompts(group[0])
         size = min(size, kept) if kept >= 2 else size
     pieces = -(-longest // size)
@@ -82,8 +82,8 @@ def _shard_size(
 def _cut_group(
     group: Sequence[Cell], size: int, seconds_per_sample: SecondsPerSample, *, first_rank: int
 ) -> list[ShardCut]:
-    """Range by range; in each, the cells with a dense prefill first (dense itself leading), then the sparse ones."""
-    ordered = sorted(group, key=lambda cell: (not _dense_prefill(cell), bool(cell.method)))
+    """Range by range; in each, the cells that share one prefill first (dense leading), then the others."""
+    ordered = sorted(group, key=lambda cell: (not reads_prefix_cache(cell), bool(cell.method)))
     cuts: list[ShardCut] = []
     for first in range(0, max(cell.num_samples for cell in group), size):
         for cell in ordered:
@@ -95,5 +95,6 @@ def _cut_group(
     return cuts
 
 
-def _dense_prefill(cell: Cell) -> bool:
-    return "prefill" not in cell.method
+def reads_prefix_cache(cell: Cell) -> bool:
+    """Whether the engine may serve the cell's prefill from another request's: dense rows, and no votes to collect."""
+    return "prefill" not in cell.method and "compress" not in cell.method

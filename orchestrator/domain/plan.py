@@ -12,7 +12,7 @@ from orchestrator.domain.eta import Eta, WorkLeft, estimate
 from orchestrator.domain.fleet import Fleet
 from orchestrator.domain.grid import Cell
 from orchestrator.domain.memory import smallest_tensor_parallel
-from orchestrator.domain.ordering import ShardCut, cut_shards
+from orchestrator.domain.ordering import ShardCut, cut_shards, reads_prefix_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +163,7 @@ def _pairing_saves(shards: Sequence[ShardCut], cost: CampaignCost) -> float:
     """GPU-hours of dense prefills that repeat those of the shard before (same prompts, same engine)."""
     saved, before = 0.0, None
     for shard in shards:
-        if "prefill" in shard.cell.method:
+        if not reads_prefix_cache(shard.cell):
             continue
         prompts = (cost.engine_of(shard.cell).key, shard.cell.task_label, shard.cell.seed, shard.first_index)
         if prompts == before:
