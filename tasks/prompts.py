@@ -24,6 +24,8 @@ class PromptFrame:
     tail: str
     opening: str = ""
     """Start of the model's reply that we write for it; empty unless the reply is primed."""
+    cue: str = ""
+    """End of `opening` that belongs to the answer itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class PromptWords:
     answer_format: str
     """An example of the answer's lines."""
     rules: tuple[str, ...] = ()
+    cue: str = ""
+    """First words of the answer that a primed reply already holds."""
     plural: bool = False
     """Several questions: the tags are named accordingly."""
 
@@ -50,7 +54,9 @@ def frame_prompt(words: PromptWords, reply: str) -> PromptFrame:
     )
     repeated = f"{noun}_repeated"
     tail = f"\n</context>\n\n<{repeated}>\n{words.question}\n</{repeated}>\n\n{_instructions(words, reply)}"
-    return PromptFrame(head=head, tail=tail, opening=f"{ANSWER_OPENING}\n" if reply == "primed" else "")
+    if reply != "primed":
+        return PromptFrame(head=head, tail=tail)
+    return PromptFrame(head=head, tail=tail, opening=f"{ANSWER_OPENING}\n{words.cue}", cue=words.cue)
 
 
 def _instructions(words: PromptWords, reply: str) -> str:

@@ -93,6 +93,8 @@ class Sample:
     """Length of a minimal reply with the gold answer, tags included."""
     primed: bool = False
     """The prompt already opens the answer block."""
+    cue: str = ""
+    """First words of the answer, when the prompt ends with them."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     """Facts about the sample (depths, document numbers); JSON-able."""
 
@@ -105,4 +107,6 @@ class Sample:
     def gold_completion(self) -> str:
         """A completion that scores 1 under either rules."""
         closed = f"{self.gold_answer}\n</answer>"
+        if self.cue:
+            return f" {closed.removeprefix(self.cue).lstrip()}"
         return closed if self.primed else f"<explanation>\nRead in the context.\n</explanation>\n<answer>\n{closed}"

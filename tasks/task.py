@@ -88,7 +88,8 @@ class Task(ABC, Generic[P]):
         """Judge any text; never raises for a text, and the value lies in [0, 1] or is None where rules drop it."""
         if rules not in RULES:
             raise ParameterError(f"scoring rules must be one of {', '.join(RULES)}, not {rules!r}")
-        return self.judge(sample, completion, rules == "sparse_frontier_v1")
+        answered = bool(completion.strip())
+        return self.judge(sample, f"{sample.cue if answered else ''}{completion}", rules == "sparse_frontier_v1")
 
     @abstractmethod
     def judge(self, sample: Sample, completion: str, compat: bool) -> Score:
@@ -134,6 +135,7 @@ class Task(ABC, Generic[P]):
             gold_answer=draft.gold_answer,
             num_gold_tokens=len(tokenizer.encode(f"<answer>\n{draft.gold_answer}\n</answer>")),
             primed=parameters.reply == "primed",
+            cue=draft.frame.cue,
             extras=draft.extras,
         )
         if sample.num_gold_tokens > self.default_max_output_tokens:

@@ -113,6 +113,7 @@ def _frame(parameters: NeedleParameters, needles: list[Pair]) -> PromptFrame:
             "Write one numbered line for each key, in the order in which the keys are asked.",
             "Copy keys and values exactly as they stand in the context.",
         ),
+        cue=f"1. {needles[0].key}:",
     )
     return frame_prompt(words, parameters.reply)
 

@@ -86,6 +86,7 @@ def _frame(parameters: ChainParameters, asked: Chain) -> PromptFrame:
         question=f"Which variables have the value {asked.value}, directly or through other variables?",
         answer_format="NAME1 NAME2 …" if len(asked.variables) > 1 else "NAME1",
         rules=("List the variables' names only, separated by spaces.", "Their order does not matter."),
+        cue="VAR",
     )
     return frame_prompt(words, parameters.reply)
 
