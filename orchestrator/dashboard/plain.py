@@ -21,6 +21,8 @@ def progress_line(header: Header) -> str:
     ]
     if header.eta is not None and not header.is_finished:
         parts.append(f"ETA {wording.duration_range(header.eta.low_seconds, header.eta.high_seconds)}")
+    if header.state == "running" and not header.is_driven:
+        parts.append("no orchestrator drives it")
     if header.num_gpus:
         parts.append(f"{header.num_gpus} GPUs {wording.percent(header.gpu_busy_share)} busy")
     parts.append(f"{header.num_failed} failed, {header.num_unanswered} unanswered, {header.num_retries} retried")

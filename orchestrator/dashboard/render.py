@@ -17,7 +17,7 @@ from orchestrator.dashboard.view_overview import overview_lines
 from orchestrator.dashboard.view_workers import worker_lines
 
 LEAST_WIDTH, LEAST_HEIGHT = 40, 10
-_STATE_STYLES = {"running": "green", "done": "bold green", "paused": "yellow", "failed": "bold red"}
+_STATE_STYLES = {"running": "green", "complete": "bold green", "paused": "yellow", "cancelled": "bold red"}
 _PAGES = {
     View.OVERVIEW: overview_lines,
     View.HEAT: heat_lines,
@@ -60,7 +60,8 @@ def _identity(header: Header, width: int) -> Text:
     line = Text(wording.clean(header.campaign), style="bold")
     line.append(f"  {header.state}", style=_STATE_STYLES.get(header.state, "yellow"))
     if header.started_at is not None:
-        line.append(f"  for {wording.duration((header.taken_at - header.started_at).total_seconds())}", style="dim")
+        until = header.finished_at if header.is_finished and header.finished_at else header.taken_at
+        line.append(f"  for {wording.duration((until - header.started_at).total_seconds())}", style="dim")
     clock = header.taken_at.strftime("%Y-%m-%d %H:%M:%S UTC")
     right = f"{wording.clean(header.store)}  {clock}"
     room = width - line.cell_len - 2
@@ -87,6 +88,8 @@ def _pace(header: Header, width: int) -> Text:
 def _speed(header: Header) -> list[Text]:
     if header.is_finished:
         return [Text(f"{header.state}; q leaves", style="bold")]
+    if header.state == "running" and not header.is_driven:
+        return [Text("no orchestrator drives it; `frontier run` takes it up", style="bold red")]
     return [Text(wording.rate(header.samples_per_second, "samples")), _eta(header)]
 
 
@@ -99,7 +102,7 @@ def _eta(header: Header) -> Text:
 
 def _devices(header: Header) -> list[Text]:
     if not header.num_gpus:
-        return []
+        return [Text(f"{header.num_busy_workers} of {header.num_workers} workers busy")] if header.num_workers else []
     return [Text(f"{header.num_gpus} GPUs {wording.percent(header.gpu_busy_share)} busy")]
 
 

@@ -5,10 +5,12 @@ Rendering, keys and plain log lines know these types alone; `orchestrator.dashbo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
-FINISHED_STATES = frozenset({"done", "failed", "cancelled"})
+FINISHED_STATES = frozenset({"complete", "cancelled"})
 """Campaign states after which nothing more will happen by itself."""
 
 
@@ -26,12 +28,15 @@ class Header:
 
     campaign: str
     state: str
-    """`running`, `paused`, `done`, `failed`, `cancelled` …"""
+    """`ready`, `running`, `paused`, `complete` or `cancelled`."""
+    is_driven: bool
+    """An orchestrator holds the campaign now."""
     store: str
     """The store's URL without its password."""
     taken_at: datetime
     """When the store was read, by the store's own clock, UTC."""
     started_at: datetime | None
+    finished_at: datetime | None
     num_samples: int
     num_recorded: int
     """Samples with an outcome, good or bad."""
@@ -46,7 +51,11 @@ class Header:
     """Over the last minutes; None until something finished."""
     tokens_per_second: float | None
     eta: Eta | None
+    num_workers: int
+    """Those that are starting, ready or draining."""
+    num_busy_workers: int
     num_gpus: int
+    """Held by those workers; 0 on a CPU."""
     gpu_busy_share: float | None
     """Share of the held GPUs with requests in flight, 0 to 1."""
 
@@ -94,11 +103,11 @@ class WorkerView:
     name: str
     host: str
     gpus: str
-    """GPU numbers, `cpu` where there are none."""
+    """`4×`: number of GPUs; `cpu` where there are none."""
     engine: str
     """Model and tensor-parallel size, for example `Qwen2.5-72B tp4`."""
     state: str
-    """`starting`, `idle`, `busy`, `draining`, `lost`, `stopped`."""
+    """`starting`, `idle`, `busy`, `draining`, `broken`, `lost`, `stopped`."""
     shard: str
     """What it works on: method, budget, task, length; empty when idle."""
     shard_done: int
@@ -158,3 +167,8 @@ class Snapshot:
     """All of the campaign, most frequent first."""
     events: tuple[EventView, ...]
     """The latest ones, newest first."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The snapshot as JSON values: times in ISO 8601, the fields' names as here."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return plain

@@ -24,7 +24,14 @@ _COLUMNS = (
     Column(title="KV", least=8, importance=3),
     Column(title="seen", least=4, importance=3, right=True),
 )
-_STYLES = {"busy": "green", "idle": "yellow", "starting": "cyan", "draining": "yellow", "lost": "bold red"}
+_STYLES = {
+    "busy": "green",
+    "idle": "yellow",
+    "starting": "cyan",
+    "draining": "yellow",
+    "lost": "bold red",
+    "broken": "bold red",
+}
 _SILENT_SECONDS = 30.0
 """A heartbeat older than this is shown in red."""
 

@@ -92,7 +92,7 @@ def _workers(number: int) -> tuple[WorkerView, ...]:
         WorkerView(
             name=f"w{i:02d}",
             host=f"node{i // 2:02d}",
-            gpus="0-3" if i % 2 == 0 else "4-7",
+            gpus="4×",
             engine="Qwen2.5-72B-Instruct tp4",
             state=state,
             shard=f"quest 512 · story_multihop · {16 << (i % 4)}k" if state in ("busy", "draining") else "",
@@ -156,9 +156,11 @@ def _header(cells: tuple[CellView, ...], state: str, num_gpus: int) -> Header:
     return Header(
         campaign="sparse-frontier-v1",
         state=state,
+        is_driven=state == "running",
         store="postgresql+psycopg://eval:***@head.cluster:5432/frontier",
         taken_at=NOW,
         started_at=NOW - timedelta(days=4, hours=3, minutes=12),
+        finished_at=NOW - timedelta(hours=2) if state == "complete" else None,
         num_samples=sum(c.num_samples for c in cells),
         num_recorded=recorded,
         num_scored=sum(c.num_scored for c in cells),
@@ -168,6 +170,8 @@ def _header(cells: tuple[CellView, ...], state: str, num_gpus: int) -> Header:
         samples_per_second=1.32 if state == "running" and recorded else None,
         tokens_per_second=31840.0 if state == "running" and recorded else None,
         eta=Eta(low_seconds=151_000, high_seconds=187_000) if state == "running" and recorded else None,
+        num_workers=num_gpus // 4,
+        num_busy_workers=num_gpus // 4 * 15 // 18,
         num_gpus=num_gpus,
         gpu_busy_share=0.934 if num_gpus else None,
     )
@@ -201,5 +205,10 @@ def finished() -> Snapshot:
     """The same campaign at its end."""
     cells = _cells(2.0)
     return Snapshot(
-        header=_header(cells, "done", 0), cells=cells, workers=(), failures=(), failure_counts=(), events=_events()[:3]
+        header=_header(cells, "complete", 0),
+        cells=cells,
+        workers=(),
+        failures=(),
+        failure_counts=(),
+        events=_events()[:3],
     )

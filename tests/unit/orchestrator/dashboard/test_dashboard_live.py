@@ -52,7 +52,7 @@ def test_the_screen_is_never_cleared_between_frames() -> None:
 
     def fetch() -> Snapshot:
         number = next(numbers)
-        state = "done" if number > 3 else "running"
+        state = "complete" if number > 3 else "running"
         return replace(snapshot, header=replace(snapshot.header, num_recorded=number, state=state))
 
     show(fetch, console, interval_seconds=0.01, until_done=True)
@@ -124,7 +124,7 @@ def test_plain_output_ends_with_the_campaign() -> None:
     states = iter([snapshots.running(), snapshots.finished()])
     follow(lambda: next(states), lines.append, interval_seconds=0.0)
     assert "running: 45.2 % (78181/172800 samples)" in lines[0]
-    assert "done: 100.0 %" in lines[-1]
+    assert "complete: 100.0 %" in lines[-1]
     assert all("\x1b" not in line and "\n" not in line for line in lines)
 
 
