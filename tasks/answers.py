@@ -7,7 +7,7 @@ import re
 ANSWER_OPENING = "<answer>"
 _BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _CLOSING = re.compile(r"</answer>", re.IGNORECASE)
-_NUMBERED = re.compile(r"^[ \t]*(\d{1,6})[ \t]*[.):-]?[ \t]+(\S.*?)[ \t\r]*$", re.MULTILINE)
+_NUMBER = re.compile(r"\s*([0-9]{1,6})(?![0-9])\s*[.):-]?(.*)")
 _ARTICLE = re.compile(r"^(?:the|an|a)\s+")
 
 
@@ -25,11 +25,18 @@ def read_answer(completion: str, *, primed: bool = False) -> str | None:
     return found.strip() or None
 
 
+def numbered_lines(text: str) -> list[tuple[int, str]]:
+    """Lines of the form "1. something", with their numbers; lines of another form and empty statements are left out."""
+    matches = (_NUMBER.match(line) for line in text.splitlines())
+    found = ((int(match.group(1)), match.group(2).strip()) for match in matches if match)
+    return [(number, statement) for number, statement in found if statement]
+
+
 def numbered_items(text: str) -> dict[int, str]:
-    """Statements of the form "1. something", one a line; the first one counts for each number."""
+    """Statement by number; the first line counts for each number."""
     items: dict[int, str] = {}
-    for match in _NUMBERED.finditer(text):
-        items.setdefault(int(match.group(1)), match.group(2))
+    for number, statement in numbered_lines(text):
+        items.setdefault(number, statement)
     return items
 
 

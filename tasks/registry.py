@@ -12,6 +12,13 @@ from tasks.task import Task
 _CLASSES = {
     "ruler_niah": "tasks.ruler.niah:NeedleTask",
     "ruler_vt": "tasks.ruler.vt:VariableTrackingTask",
+    "ruler_cwe": "tasks.ruler.cwe:CommonWordsTask",
+    "qa_squad": "tasks.qa.squad:SquadTask",
+    "qa_quality": "tasks.qa.choice:QualityTask",
+    "qa_toefl": "tasks.qa.choice:ToeflTask",
+    "story_retrieval": "tasks.story.retrieval:RetrievalTask",
+    "story_multihop": "tasks.story.multihop:MultihopTask",
+    "story_filtering": "tasks.story.filtering:FilteringTask",
 }
 
 

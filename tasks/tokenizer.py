@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,8 @@ from tasks.errors import TokenizerError
 from tasks.pieces import cut_at_spaces
 
 _ANCHOR = "x"
-_MAX_PIECES = 300_000
-_MAX_PIECE_CHARACTERS = 40_000
+_MAX_REMEMBERED_TOKENS = 8_000_000
+_BYTES_A_PIECE = 40
 _LEFT_ENDS = ("x", "end.", "a word", "\n\nChapter", 'so?"', "key:", "12.", "7", "=", "cut)", "it's", "K-9")
 _RIGHT_STARTS = (" The", " a", " 12", " x9k-", ' "So', " (b", " = 5", " -", "\n13. A", " é")
 
@@ -44,19 +45,23 @@ class Tokenizer:
         self._backend = backend
         self._template = template
         self.fingerprint = fingerprint
-        self._pieces: dict[str, tuple[int, ...]] = {}
+        self._pieces: dict[str, array[int]] = {}
+        self._num_remembered = 0
         self._anchor_ids = self.encode(_ANCHOR)
 
     @cached_property
     def exact(self) -> bool:
         """Whether pieces cut at spaces encode exactly like their concatenation."""
         return all(
-            self._anchored(right) is not None
-            and self.encode(left + right) == self.encode(left) + list(self._anchored(right) or ())
+            self._joins(left, right)
             for left in _LEFT_ENDS
             for right in _RIGHT_STARTS
-            if not (right.startswith("\n") and not left[-1].isalnum())
+            if right[0] == " " or left[-1].isalnum()
         )
+
+    def _joins(self, left: str, right: str) -> bool:
+        alone = self._anchored(right)
+        return alone is not None and self.encode(left + right) == [*self.encode(left), *alone]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` alone, without special tokens added around it."""
@@ -70,19 +75,28 @@ class Tokenizer:
         """Token ids of one user message in the chat template, ready for the model's reply."""
         return self.encode(self._template.render(user_text))
 
-    def piece(self, text: str) -> tuple[int, ...]:
-        """Token ids of a piece inside a longer text; `text` begins at a cut. Remembered."""
+    def piece(self, text: str) -> array[int]:
+        """Token ids of a piece inside a longer text; `text` begins at a cut. Remembered, within bounds."""
         known = self._pieces.get(text)
-        if known is not None:
-            return known
-        ids = self._anchored(text)
-        if ids is None:
-            ids = tuple(self.encode(text))
-        if len(self._pieces) >= _MAX_PIECES:
+        if known is None:
+            known = self._anchored(text) or array("I", self.encode(text))
+            self._remember(text, known)
+        return known
+
+    def first_words(self, text: str, max_tokens: int) -> str:
+        """The longest beginning of `text` that ends at a word's end and has about `max_tokens` tokens at most."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= max_tokens:
+            return text
+        start = encoding.offsets[max(0, max_tokens)][0]
+        return text[: max(0, text.rfind(" ", 0, start + 1))].rstrip()
+
+    def _remember(self, text: str, ids: array[int]) -> None:
+        self._num_remembered += len(ids) + len(text) // 4 + _BYTES_A_PIECE
+        if self._num_remembered > _MAX_REMEMBERED_TOKENS:
             self._pieces.clear()
-        if len(text) <= _MAX_PIECE_CHARACTERS:
-            self._pieces[text] = ids
-        return ids
+            self._num_remembered = len(ids)
+        self._pieces[text] = ids
 
     def encode_prompt(self, head: str, context: Iterable[str], tail: str, opening: str = "") -> EncodedPrompt:
         """The chat prompt of head + context segments + tail; `opening` starts the model's reply."""
@@ -104,10 +118,11 @@ class Tokenizer:
         rest = self._template.render(tail).partition(tail)[2]
         return EncodedPrompt(tuple(ids), min(len(ids), len(self.encode(tail + rest + opening))))
 
-    def _anchored(self, text: str) -> tuple[int, ...] | None:
+    def _anchored(self, text: str) -> array[int] | None:
+        """Ids of `text` after another word: what a prefix space would spoil in a plain encode."""
         ids = self._backend.encode(_ANCHOR + text, add_special_tokens=False).ids
         size = len(self._anchor_ids)
-        return tuple(ids[size:]) if ids[:size] == self._anchor_ids else None
+        return array("I", ids[size:]) if ids[:size] == self._anchor_ids else None
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

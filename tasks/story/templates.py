@@ -1,0 +1,141 @@
+"""Sentence templates of the stories, our own text, in the numbers that the Sparse Frontier used.
+
+Slots: {place}, {person}, {event}, {item}. Every sentence after a chapter's first begins with a space when rendered.
+"""
+
+from __future__ import annotations
+
+SCENE = (
+    "Early in the morning Tamsin arrived at {place}.",
+    "The road led Tamsin straight to {place}.",
+    "After a long walk Tamsin stood in front of {place}.",
+    "Tamsin spent that day at {place}.",
+    "Mist still hung over {place} when Tamsin came in sight of it.",
+    "By noon Tamsin had found the way to {place}.",
+    "Nobody had told Tamsin how quiet it would be at {place}.",
+    "A cart driver dropped Tamsin off at {place}.",
+    "It was raining when Tamsin entered {place}.",
+    "For the first time in years Tamsin came back to {place}.",
+)
+REASON = (
+    "She had come to deliver a sealed letter.",
+    "She wanted to rest there before going on.",
+    "An old promise had brought her there.",
+    "She was looking for work for a few hours.",
+    "She hoped to hear some news from the coast.",
+    "A rumour about a hidden stairway had made her curious.",
+    "She meant to sketch the place for her notebook.",
+    "She had been asked to count the windows, which she did.",
+    "She simply followed the sound of voices.",
+    "She needed a dry spot to mend her boots.",
+)
+EVENT = (
+    "To her surprise there was {event} going on.",
+    "Everyone was talking about {event}.",
+    "The place was busy because of {event}.",
+    "She arrived in the middle of {event}.",
+    "A notice on the wall announced {event}.",
+    "Not far away {event} drew a small crowd.",
+    "The day was remembered later for {event}.",
+    "Some children told her about {event}.",
+    "It took a while until {event} was over.",
+    "She had nearly forgotten that there would be {event}.",
+)
+ENCOUNTER = (
+    "There she met {person}.",
+    "By the entrance she ran into {person}.",
+    "It was {person} who greeted her first.",
+    "Someone waved, and it turned out to be {person}.",
+    "On a bench in the shade sat {person}.",
+    "She had not expected to see {person} here.",
+    "A familiar laugh gave away {person}.",
+    "The only person about was {person}.",
+    "She was introduced to {person}.",
+    "Carrying two heavy baskets, {person} came towards her.",
+)
+CONVERSATION = (
+    "They talked about the price of firewood.",
+    "They wondered whether the winter would be mild.",
+    "They agreed that the bread used to be better.",
+    "They compared the maps that they carried.",
+    "They laughed about a mistake from long ago.",
+    "They argued in a friendly way about the best route north.",
+    "They exchanged recipes for plum soup.",
+    "They spoke in low voices about the new mayor.",
+    "They tried to remember the words of an old song.",
+    "They discussed how to keep moths out of a wardrobe.",
+    "They shared a piece of cake and said little.",
+    "They complained about the state of the roads.",
+    "They guessed at the age of the nearest tree.",
+    "They told each other their dreams of the last night.",
+    "They talked about a cousin who had gone to sea.",
+    "They found that they had read the same book.",
+    "They disagreed about the name of a star.",
+    "They praised the patience of gardeners.",
+    "They worried a little about the rising river.",
+    "They planned a picnic that would never take place.",
+    "They listened to a fiddler for a while.",
+    "They spoke about the art of mending nets.",
+    "They asked each other riddles until both gave up.",
+    "They remembered a teacher whom both had feared.",
+    "They shook their heads at the latest fashion.",
+    "They weighed the merits of tea and of coffee.",
+    "They talked about bees, which one of them kept.",
+    "They spoke of the weather and then of nothing else.",
+    "They made up stories about the people passing by.",
+    "They admitted that both were a little homesick.",
+)
+PURCHASE = (
+    "Before long Tamsin bought {item} from a pedlar.",
+    "At a small stall Tamsin purchased {item}.",
+    "Tamsin paid a fair price and became the owner of {item}.",
+    "After some haggling Tamsin acquired {item}.",
+    "Tamsin could not resist and bought {item}.",
+    "With her last coins Tamsin purchased {item}.",
+    "A dealer sold {item} to Tamsin.",
+    "Tamsin picked out {item} and paid for it.",
+    "On a whim Tamsin acquired {item}.",
+)
+SALE = (
+    "She sold {item} that she no longer needed.",
+    "To travel lighter she parted with {item} for a few coins.",
+    "A collector talked her into selling {item}.",
+    "She got a good price for {item}, which she sold.",
+    "With some regret she sold {item}.",
+)
+FAREWELL = (
+    "At last she said goodbye to {person}.",
+    "She shook hands with {person} and left.",
+    "It was getting late, and {person} had to go.",
+    "She promised {person} to write.",
+    "A bell rang, and {person} hurried off.",
+    "She thanked {person} for the company.",
+    "With a nod {person} turned to leave.",
+    "She watched {person} walk away.",
+    "They parted, and {person} did not look back.",
+    "She wished {person} a safe journey.",
+)
+CONCLUSION = (
+    "It had been a good day after all.",
+    "She wrote a few lines in her notebook.",
+    "Nothing else of note happened there.",
+    "She felt that she had stayed long enough.",
+    "The visit had been shorter than planned.",
+    "She was glad to have come.",
+    "She decided to come back one day.",
+    "The light was fading by then.",
+    "She counted her coins and was content.",
+    "A cold wind reminded her to move on.",
+)
+CLOSING = (
+    "Then she took the road again.",
+    "She slept in a barn that night.",
+    "The next morning she went on.",
+    "Her steps soon faded on the gravel.",
+    "She did not yet know where to go next.",
+    "The stars came out one by one.",
+    "A farmer gave her a lift.",
+    "She hummed a tune as she walked.",
+    "Far off an owl was calling.",
+    "And so she wandered on.",
+)
