@@ -1,0 +1,167 @@
+"""Decode over listed cache slots in one launch: keys split over programs, the last to arrive merges them.
+
+The merge runs over the splits in order, so two runs give the same bits. Splits depend on shapes alone, so the launch
+can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOG2E = 1.4426950408889634
+TILE = 64
+"""Tokens that a program reads at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Memory of one decode call; reusable by calls of the same shapes that do not overlap in time."""
+
+    partial: Tensor
+    """float32 [rows, splits, group, D]."""
+    norms: Tensor
+    """float32 [rows, splits, group]."""
+    arrivals: Tensor
+    """int32 [rows], zero between calls."""
+
+
+def num_splits(rows: int, max_tokens: int) -> int:
+    """Splits for `rows` lists of at most `max_tokens`: fill a GPU of some 132 processors four times over."""
+    return max(1, min(triton.cdiv(528, rows), triton.cdiv(max_tokens, TILE), 64))
+
+
+def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torch.device) -> Scratch:
+    """Scratch for lists of `rows` = B · list heads, each read by `group` query heads."""
+    return Scratch(
+        torch.empty(rows, splits, group, head_size, dtype=torch.float32, device=device),
+        torch.empty(rows, splits, group, dtype=torch.float32, device=device),
+        torch.zeros(rows, dtype=torch.int32, device=device),
+    )
+
+
+@triton.jit
+def _decode_lists(
+    q, k, v, out, table, counts, block_table, seq_lens, prompt_lens, partial, norms, arrivals,
+    stride_qb, stride_qh, stride_ob, stride_oh, stride_kp, stride_kt, stride_kh, stride_bt,
+    width, num_splits, scale_log2,
+    D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
+    PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    split, row = tl.program_id(0), tl.program_id(1)
+    batch, list_head = row // LIST_HEADS, row % LIST_HEADS
+    listed = tl.load(counts + row)
+    total = listed
+    prompt = 0
+    if TAIL:
+        prompt = tl.load(prompt_lens + batch)
+        total += tl.load(seq_lens + batch) - prompt
+    tiles = tl.cdiv(tl.cdiv(total, BLOCK), num_splits)
+    begin = split * tiles * BLOCK
+    d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
+    q_head = list_head * GROUP + g
+    query = tl.load(
+        q + batch.to(tl.int64) * stride_qb + q_head[:, None] * stride_qh + d[None, :],
+        mask=g[:, None] < GROUP,
+        other=0.0,
+    )
+    high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
+    norm = tl.zeros([GROUP_PAD], tl.float32)
+    acc = tl.zeros([GROUP_PAD, D], tl.float32)
+    head_base = (list_head // PER_KV).to(tl.int64) * stride_kh
+    RATIO: tl.constexpr = CACHE_PAGE // PAGE
+    for n in range(begin, tl.minimum(begin + tiles * BLOCK, total), BLOCK):
+        t = n + tl.arange(0, BLOCK)
+        there = t < total
+        entry = tl.load(table + row.to(tl.int64) * width + t // PAGE, mask=t < listed, other=0)
+        page, inside = entry // RATIO, (entry % RATIO) * PAGE + t % PAGE
+        if TAIL:
+            late = prompt + t - listed
+            of_late = tl.load(
+                block_table + batch.to(tl.int64) * stride_bt + late // CACHE_PAGE, mask=there & (t >= listed), other=0
+            )
+            page = tl.where(t < listed, page, of_late)
+            inside = tl.where(t < listed, inside, late % CACHE_PAGE)
+        where = page.to(tl.int64) * stride_kp + inside.to(tl.int64) * stride_kt + head_base
+        key = tl.load(k + where[None, :] + d[:, None], mask=there[None, :], other=0.0)
+        value = tl.load(v + where[:, None] + d[None, :], mask=there[:, None], other=0.0)
+        scores = tl.dot(query, key, input_precision="ieee") * scale_log2
+        scores = tl.where(there[None, :], scores, float("-inf"))
+        new = tl.maximum(high, tl.max(scores, 1))
+        weight = tl.exp2(scores - new[:, None])
+        fade = tl.exp2(high - new)
+        acc = acc * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+        norm = norm * fade + tl.sum(weight, 1)
+        high = new
+    used = tl.maximum(tl.cdiv(total, tl.maximum(tiles, 1) * BLOCK), 1)
+    target = out + batch.to(tl.int64) * stride_ob + q_head[:, None] * stride_oh + d[None, :]
+    if used == 1:
+        if split == 0:
+            result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
+            tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
+    elif split < used:
+        base = row.to(tl.int64) * num_splits * GROUP
+        own = base + split * GROUP + g
+        tl.store(partial + own[:, None] * D + d[None, :], acc / norm[:, None], mask=g[:, None] < GROUP)
+        tl.store(norms + own, high + tl.log2(norm), mask=g < GROUP)
+        tl.debug_barrier()
+        if tl.atomic_add(arrivals + row, 1, sem="acq_rel", scope="gpu") == used - 1:
+            tl.debug_barrier()
+            tl.store(arrivals + row, 0)
+            high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
+            norm = tl.zeros([GROUP_PAD], tl.float32)
+            acc = tl.zeros([GROUP_PAD, D], tl.float32)
+            for s in range(0, used):
+                part = base + s * GROUP + g
+                lse = tl.load(norms + part, mask=g < GROUP, other=0.0, cache_modifier=".cg")
+                piece = tl.load(
+                    partial + part[:, None] * D + d[None, :], mask=g[:, None] < GROUP, other=0.0, cache_modifier=".cg"
+                )
+                new = tl.maximum(high, lse)
+                fade, weight = tl.exp2(high - new), tl.exp2(lse - new)
+                acc = acc * fade[:, None] + piece * weight[:, None]
+                norm = norm * fade + weight
+                high = new
+            tl.store(target, (acc / norm[:, None]).to(out.dtype.element_ty), mask=g[:, None] < GROUP)
+
+
+def decode_lists(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    counts: Tensor,
+    *,
+    page_size: int,
+    max_tokens: int,
+    scale: float,
+    out: Tensor,
+    generated: tuple[Tensor, Tensor, Tensor] | None = None,
+    scratch: Scratch | None = None,
+) -> Tensor:
+    """q [B, Hq, D] over lists of physical sub-pages int32 [B, H, W], counts int32 [B, H] in tokens, into out.
+
+    keys and values are cache views [pages, page, Hkv, D] of equal strides. H is Hkv or Hq. `max_tokens`, a bound known
+    on the host, sets the number of splits. `generated` = (block_table, seq_lens, prompt_lens) appends the positions
+    prompt_lens … seq_lens − 1 to every list.
+    """
+    batch, heads, d = q.shape
+    list_heads = table.shape[1]
+    group, rows = heads // list_heads, batch * list_heads
+    if scratch is None:
+        scratch = new_scratch(rows, num_splits(rows, max_tokens), group, d, q.device)
+    block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
+    _decode_lists[(scratch.norms.shape[1], rows)](
+        q, keys, values, out, table, counts, block_table, seq_lens, prompt_lens,
+        scratch.partial, scratch.norms, scratch.arrivals,
+        q.stride(0), q.stride(1), out.stride(0), out.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
+        block_table.stride(0), table.shape[2], scratch.norms.shape[1], scale * LOG2E,
+        D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
+        GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
+        TAIL=generated is not None, BLOCK=TILE, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,83 @@
+"""Fused decode: Quest selects in one launch, lists are attended to in one more; both can be captured in a CUDA graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsekernels.attend.triton_decode import Scratch, decode_lists
+from sparsekernels.decode import KeptSlots, with_generated
+from sparsekernels.executors import Executor
+from sparsekernels.index.quest import select, update_summaries
+from sparsekernels.kvcache import KeyValues
+from sparsekernels.methods.quest import PageLists
+from sparsekernels.virtual import VirtualCache, VirtualLists, virtual_cache
+
+
+def page_units(cache: VirtualCache, lists: PageLists) -> VirtualLists:
+    """Physical sub-pages [B, H, W] of each list to virtual units; H is Hkv or Hq."""
+    ratio = cache.cache_page // lists.page_size
+    heads = lists.pages.shape[1]
+    head = torch.arange(heads, device=lists.pages.device) // (heads // cache.num_kv_heads)
+    page, part = lists.pages // ratio, lists.pages % ratio
+    unit = page * cache.page_units + part * (lists.page_size * cache.token_units) + (head * cache.head_units)[:, None]
+    return VirtualLists(unit.to(torch.int32), lists.lengths, lists.page_size)
+
+
+def attend_pages(
+    q: Tensor,
+    kv: KeyValues,
+    lists: PageLists,
+    *,
+    executor: Executor,
+    scale: float | None = None,
+    out: Tensor | None = None,
+    scratch: Scratch | None = None,
+) -> Tensor:
+    """See `sparsekernels.decode.attend_pages`; `executor` is FLASH or TRITON."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    most = lists.pages.shape[2] * lists.page_size
+    if executor is Executor.FLASH:
+        from sparsekernels.attend import flash
+
+        cache = virtual_cache(kv)
+        flash.attend_decode(q, cache, page_units(cache, lists), max_tokens=most, scale=scale, out=out)
+        return out
+    return decode_lists(
+        q, kv.keys, kv.values, lists.pages, lists.lengths, page_size=lists.page_size, max_tokens=most, scale=scale,
+        out=out, scratch=scratch,
+    )  # fmt: skip
+
+
+def attend_kept(
+    q: Tensor,
+    kv: KeyValues,
+    kept: KeptSlots,
+    seq_lens: Tensor,
+    *,
+    max_generated: int,
+    executor: Executor,
+    scale: float | None = None,
+    out: Tensor | None = None,
+    scratch: Scratch | None = None,
+) -> Tensor:
+    """See `sparsekernels.decode.attend_kept`; `executor` is FLASH or TRITON."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    most = kept.slots.shape[2] + max_generated
+    if executor is Executor.FLASH:
+        from sparsekernels.attend import flash
+
+        cache = virtual_cache(kv)
+        slots, counts = with_generated(kept, kv.block_table, kv.page_size, seq_lens, max_generated)
+        lists = page_units(cache, PageLists(slots, counts, counts, 1))
+        flash.attend_decode(q, cache, lists, max_tokens=most, scale=scale, out=out)
+        return out
+    return decode_lists(
+        q, kv.keys, kv.values, kept.slots, kept.counts, page_size=1, max_tokens=most, scale=scale, out=out,
+        generated=(kv.block_table, seq_lens, kept.prompt_lengths), scratch=scratch,
+    )  # fmt: skip
+
+
+__all__ = ["attend_kept", "attend_pages", "page_units", "select", "update_summaries"]

@@ -1,0 +1,138 @@
+"""From kept columns and diagonals to token lists, one for each (query head, row block), in virtual units.
+
+The diagonals that touch a row block of RB rows starting at s cover the keys s − d for every distance d that has a kept
+offset in d … d + RB − 1. That set of distances is the same for all row blocks of a head, so it is found once
+(`_distances`); a list is then: columns that no distance covers, the covered keys below the row block, and the row
+block itself. Only the last part's order matters to attention; lists are not ascending where columns and diagonals mix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+class Pattern(NamedTuple):
+    """One request's kept columns and diagonals, ready to be expanded."""
+
+    columns: Tensor
+    """int32 [Hq, L]: kept columns, ascending, padded behind num_columns."""
+    num_columns: Tensor
+    """int32 [Hq]."""
+    offsets_before: Tensor
+    """int32 [Hq, L]: kept offsets among 0 … i."""
+    distances: Tensor
+    """int32 [Hq, L]: distances ≥ 1 below a row block that are covered, ascending."""
+    distances_before: Tensor
+    """int32 [Hq, ⌈L / RB⌉]: distances up to s = r·RB, the start of row block r."""
+    row_block: int
+
+
+@triton.jit
+def _columns(prefix, columns, num_columns, length, BLOCK: tl.constexpr):
+    head = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    here = tl.load(prefix + head * length + i, mask=i < length, other=0)
+    before = tl.load(prefix + head * length + i - 1, mask=(i > 0) & (i < length), other=0)
+    tl.store(columns + head * length + here - 1, i, mask=(i < length) & (here > before))
+    tl.store(num_columns + head + i * 0, here, mask=i == length - 1)
+
+
+@triton.jit
+def _covers(before, distance, length, ROWS: tl.constexpr, mask):
+    """Whether a kept offset lies in distance … distance + ROWS − 1, for distance ≥ 1."""
+    high = tl.load(before + tl.minimum(distance + ROWS - 1, length - 1), mask=mask, other=0)
+    low = tl.load(before + distance - 1, mask=mask, other=0)
+    return mask & (high > low)
+
+
+@triton.jit
+def _distances(before, distances, distances_before, length, num_blocks, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    head = tl.program_id(0).to(tl.int64)
+    before += head * length
+    i = tl.arange(0, BLOCK)
+    found = 0
+    tl.store(distances_before + head * num_blocks, 0)
+    for n in range(1, length, BLOCK):
+        distance = n + i
+        covered = _covers(before, distance, length, ROWS, distance < length).to(tl.int32)
+        rank = found + tl.cumsum(covered, 0)
+        tl.store(distances + head * length + rank - 1, distance, mask=covered > 0)
+        at_start = (distance % ROWS == 0) & (distance < length)
+        tl.store(distances_before + head * num_blocks + distance // ROWS, rank, mask=at_start)
+        found += tl.sum(covered, 0)
+
+
+@triton.jit
+def _expand(
+    columns, num_columns, offsets_before, distances, distances_before, units, table, lengths,
+    first_head, first_block, num_blocks, length, width, head_units, group, all_blocks,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    block, local_head = tl.program_id(0), tl.program_id(1)
+    head = (first_head + local_head).to(tl.int64)
+    start = (first_block + block) * ROWS
+    stop = tl.minimum(start + ROWS, length)
+    shift = (head // group * head_units).to(tl.int32)
+    line = local_head.to(tl.int64) * num_blocks + block
+    out = table + line * width
+    i = tl.arange(0, BLOCK)
+    found = 0
+    total = tl.load(num_columns + head)
+    for n in range(0, total, BLOCK):
+        inside = n + i < total
+        column = tl.load(columns + head * length + n + i, mask=inside, other=0)
+        below = inside & (column < start)
+        covered = _covers(offsets_before + head * length, start - column, length, ROWS, below)
+        kept = (below & (covered == 0)).to(tl.int32)
+        rank = found + tl.cumsum(kept, 0)
+        unit = tl.load(units + column, mask=kept > 0, other=0) + shift
+        tl.store(out + rank - 1, unit, mask=kept > 0)
+        found += tl.sum(kept, 0)
+    reach = tl.load(distances_before + head * all_blocks + first_block + block)
+    for n in range(0, reach, BLOCK):
+        inside = n + i < reach
+        distance = tl.load(distances + head * length + reach - 1 - n - i, mask=inside, other=0)
+        unit = tl.load(units + start - distance, mask=inside, other=0) + shift
+        tl.store(out + found + n + i, unit, mask=inside)
+    r = tl.arange(0, ROWS)
+    own = tl.load(units + start + r, mask=start + r < stop, other=0) + shift
+    tl.store(out + found + reach + r, own, mask=start + r < stop)
+    tl.store(lengths + line, found + reach + stop - start)
+
+
+def build_pattern(columns_before: Tensor, offsets_before: Tensor, row_block: int) -> Pattern:
+    """Pattern from the prefix counts of kept columns and kept offsets, int32 [Hq, L] each (`order.top_prefix`)."""
+    heads, length = columns_before.shape
+    num_blocks = triton.cdiv(length, row_block)
+    new = dict(dtype=torch.int32, device=columns_before.device)
+    columns, num_columns = torch.empty(heads, length, **new), torch.empty(heads, **new)
+    distances, distances_before = torch.empty(heads, length, **new), torch.empty(heads, num_blocks, **new)
+    _columns[(triton.cdiv(length, 1024), heads)](columns_before, columns, num_columns, length, BLOCK=1024)
+    block = min(4096, triton.next_power_of_2(length))
+    _distances[(heads,)](
+        offsets_before, distances, distances_before, length, num_blocks, ROWS=row_block, BLOCK=block,
+        num_warps=16 if block == 4096 else 4,
+    )  # fmt: skip
+    return Pattern(columns, num_columns, offsets_before, distances, distances_before, row_block)
+
+
+def expand(
+    pattern: Pattern, units: Tensor, head_units: int, group: int, first_head: int, table: Tensor, lengths: Tensor
+) -> None:
+    """Write the lists of the heads first_head … for the last row blocks into table [h, R, W] and lengths [h, R].
+
+    units: int32 [L], the unit of each token in head 0. W must be at least L.
+    """
+    heads, num_blocks, width = table.shape
+    length = pattern.columns.shape[1]
+    all_blocks = pattern.distances_before.shape[1]
+    _expand[(num_blocks, heads)](
+        pattern.columns, pattern.num_columns, pattern.offsets_before, pattern.distances, pattern.distances_before,
+        units, table, lengths, first_head, all_blocks - num_blocks, num_blocks, length, width, head_units, group,
+        all_blocks, ROWS=pattern.row_block, BLOCK=1024, num_warps=4,
+    )  # fmt: skip
