@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.frontier-ready
-# The CPU build by default; `make setup EXTRAS=gpu,analysis,cluster,postgres,dev` on a GPU machine.
-EXTRAS ?= cpu,analysis,cluster,postgres,dev
+# The CPU build by default; `make setup EXTRAS=gpu,cluster,postgres,dev` on a GPU machine.
+EXTRAS ?= cpu,cluster,postgres,dev
 SHELL := /bin/bash
 
 .PHONY: setup quickstart test lint bench docs clean

@@ -1,0 +1,46 @@
+"""The interval of a cell's mean from its counters alone, for screens that must not read outcomes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import special
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval within [0, 1]."""
+
+    low: float
+    high: float
+
+
+def interval_from_counters(
+    num_scored: int, score_sum: float, score_square_sum: float, confidence: float = 0.95
+) -> Interval | None:
+    """The same rule as `scores.analytic_interval`: Wilson's where all scores are 0 or 1, else Student's t.
+
+    Scores are all 0 or 1 exactly when their sum equals the sum of their squares. None without scores.
+    """
+    if num_scored == 0:
+        return None
+    mean = score_sum / num_scored
+    binary = math.isclose(score_sum, score_square_sum, rel_tol=0, abs_tol=1e-9 * num_scored)
+    half_and_centre = _wilson(mean, num_scored, confidence) if binary else None
+    centre, half = half_and_centre or (mean, _student(score_sum, score_square_sum, num_scored, confidence))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _wilson(mean: float, n: int, confidence: float) -> tuple[float, float]:
+    z = float(special.ndtri(0.5 + confidence / 2))
+    scale = 1 + z * z / n
+    half = z / scale * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return (mean + z * z / (2 * n)) / scale, half
+
+
+def _student(total: float, squares: float, n: int, confidence: float) -> float:
+    if n < 2:
+        return 1.0
+    variance = max(0.0, (squares - total * total / n) / (n - 1))
+    return float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
