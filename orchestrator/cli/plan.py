@@ -29,6 +29,7 @@ def plan_command(
     as_json: JsonOption = False,
 ) -> None:
     """Forecast cells, samples, tokens, shards, engine loads, GPU-hours, wall clock and memory. Needs no GPU."""
+    from orchestrator.domain.absent_data import plannable
     from orchestrator.domain.fleet import parse_fleet
     from orchestrator.domain.grid import expand
     from orchestrator.domain.plan import plan_campaign
@@ -36,7 +37,8 @@ def plan_command(
     from orchestrator.models.resolve import describe_model
 
     fleet = parse_fleet(gpus)
-    campaign = load_spec(spec)
+    known = plannable(load_spec(spec))
+    campaign = known.spec
     plan = plan_campaign(
         campaign.name,
         expand(campaign, describe_model),
@@ -44,6 +46,7 @@ def plan_command(
         shard_samples=campaign.shard_samples,
         paired=campaign.pair_methods,
         gpu_hours_budget=campaign.gpu_hours,
+        warnings=known.warnings,
     )
     if as_json:
         typer.echo(json.dumps(plan_record(plan, price), indent=1))

@@ -74,6 +74,7 @@ def plan_campaign(
     paired: bool = True,
     correction: Correction | None = None,
     gpu_hours_budget: float | None = None,
+    warnings: Sequence[str] = (),
 ) -> CampaignPlan:
     """The plan on `fleet`; a mixed fleet is rated at its first type. Raises ModelError for an unknown model."""
     cost = CampaignCost(cells, fleet.groups[0].gpu, correction)
@@ -101,7 +102,7 @@ def plan_campaign(
         pairing_saves_gpu_hours=_pairing_saves(shards, cost) if paired else 0.0,
         eta=eta,
         longest_shard_seconds=longest,
-        warnings=tuple(_warnings(engines, fleet, useful + loads, longest, gpu_hours_budget)),
+        warnings=(*warnings, *_warnings(engines, fleet, useful + loads, longest, gpu_hours_budget)),
     )
 
 
