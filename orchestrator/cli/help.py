@@ -16,23 +16,25 @@ GROUPS = (
 )
 """Headings with their commands; those in inner brackets share a line."""
 SHARED = {
-    "pause": "steer a campaign from any machine",
-    "models": "what a campaign file can name",
-    "doctor": "this machine, the store, faults, forecasts",
+    "pause": "from any machine",
+    "models": "what a campaign file names",
+    "doctor": "this machine, store, rehearsals",
 }
 """What a shared line says, by its first command."""
-NAME_WIDTH = 31
+NAME_WIDTH = 38
+WIDTH, HEIGHT = 80, 24
+"""The screen that every help must fit."""
 
 
 class FrontierGroup(TyperGroup):
     """The command group of `frontier` with a help screen of its own."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        lines = [f"Usage: {ctx.command_path} [OPTIONS] COMMAND …    {self.help or ''}", ""]
+        lines = [f"Usage: {ctx.command_path} [OPTIONS] COMMAND …", "", self.help or "", ""]
         lines += command_lines(self)
-        lines += ["", "--debug tracebacks   --quiet no remarks   --version   --install-completion   -h, --help"]
-        lines.append("Each COMMAND -h has an example. The way in: frontier init campaign.yaml")
-        formatter.write("\n".join(line.rstrip()[:110] for line in lines) + "\n")
+        lines += ["", "Options: --debug (tracebacks)  --quiet  --version  --install-completion  --help"]
+        lines.append("Every COMMAND --help has an example. The way in: frontier init campaign.yaml")
+        formatter.write("\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def command_lines(group: TyperGroup) -> list[str]:
@@ -61,7 +63,7 @@ def short_help(command: Any) -> str:
     """The first sentence of a command's help, without its full stop."""
     text = " ".join((command.help or "").split("\n\n")[0].split())
     first = text.split(". ")[0].rstrip(".")
-    return first if len(first) <= 62 else first[:61] + "…"
+    return first if len(first) <= WIDTH - 19 else first[: WIDTH - 20] + "…"
 
 
 def example(command: Any) -> str:

@@ -33,7 +33,7 @@ def watch(
     plain: Annotated[bool, typer.Option("--plain", help="Log lines instead of a screen.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch a campaign live; log lines when the output is no terminal. Keys: ? on the screen."""
+    """Watch a campaign live. Prints log lines when the output is no terminal; ? shows the keys."""
     from orchestrator.dashboard.read import SnapshotSource
     from orchestrator.store.session import open_store
 

@@ -1,0 +1,109 @@
+"""init, validate, methods, and the errors of the command line's edge."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sparsekernels.parameters import METHODS
+from typer.testing import CliRunner, Result
+
+from orchestrator.cli.main import build_app
+from orchestrator.cli.options import mask_passwords
+from orchestrator.cli.output import note
+from orchestrator.errors import UserError
+
+
+def frontier(*arguments: str) -> Result:
+    return CliRunner().invoke(build_app(), list(arguments))
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "orchestrator.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_what_init_writes_is_valid_and_says_what_comes_next(tmp_path: Path) -> None:
+    path = tmp_path / "my campaign.yaml"
+    written = frontier("init", str(path))
+    assert written.exit_code == 0
+    assert "next: frontier models pull smollm2-135m" in written.stdout
+    checked = frontier("validate", str(path), "--json")
+    facts = json.loads(checked.stdout)
+    assert facts["name"] == "my-campaign"
+    assert facts["num_samples"] == facts["num_cells"] * 4
+    assert facts["methods"] == ["dense", "quest", "vertical_slash"]
+
+
+def test_init_never_overwrites_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.yaml"
+    path.write_text("mine")
+    assert isinstance(frontier("init", str(path)).exception, UserError)
+    assert path.read_text() == "mine"
+    assert frontier("init", str(path), "--force").exit_code == 0
+
+
+def test_validate_counts_the_grid_and_names_the_next_step(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.yaml"
+    frontier("init", str(path))
+    shown = frontier("validate", str(path)).stdout
+    assert "10 cells, 40 samples" in shown
+    assert f"next: frontier plan {path}" in shown
+
+
+def test_methods_are_listed_as_the_parameters_have_them() -> None:
+    listed = json.loads(frontier("methods", "list", "--json").stdout)["methods"]
+    assert [m["name"] for m in listed] == list(METHODS)
+    assert all(m["phase"] and m["summary"] for m in listed)
+
+
+def test_a_method_shows_its_options_with_defaults() -> None:
+    options = {o["name"]: o for o in json.loads(frontier("methods", "show", "quest", "--json").stdout)["options"]}
+    assert options["token_budget"]["required"]
+    assert options["page_size"] == {"name": "page_size", "type": "int", "required": False, "default": 16, "meaning": ""}
+
+
+def test_a_mistyped_method_is_answered_with_the_closest() -> None:
+    assert "did you mean 'quest'" in str(frontier("methods", "show", "qest").exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("validate", "/nowhere/campaign.yaml"), "/nowhere/campaign.yaml: cannot read: No such file or directory"),
+        (("valdate", "x"), "No such command 'valdate'. Did you mean 'validate'?"),
+        (("validate", "x", "--jsn"), "No such option: --jsn"),
+        (("watch", "--store", "mysql://me:hush@host/db"), "mysql://me:***@host/db"),
+        (("watch", "--store", "/nowhere/store.sqlite"), "store /nowhere/store.sqlite: there is no such file"),
+    ],
+)
+def test_bad_input_is_one_line_without_a_traceback(arguments: tuple[str, ...], told: str) -> None:
+    done = process(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = process("--debug", "validate", "/nowhere/campaign.yaml")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_passwords_are_masked_wherever_they_stand() -> None:
+    text = "cannot connect to postgresql+psycopg://eval:s3cr:t@head:5432/frontier and redis://:x@h"
+    masked = mask_passwords(text)
+    assert "s3cr" not in masked
+    assert "postgresql+psycopg://eval:***@head:5432/frontier" in masked
+    assert "redis://:***@h" in masked
+
+
+def test_quiet_silences_remarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    note("told")
+    monkeypatch.setenv("FRONTIER_QUIET", "1")
+    note("silent")
+    assert capsys.readouterr().err == "told\n"
