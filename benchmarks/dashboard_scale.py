@@ -93,9 +93,9 @@ JOIN attempts a ON a.shard_id = s.id
 WHERE c.id BETWEEN :first AND :last AND a.closed_at IS NOT NULL
 """
 COUNT = """
-UPDATE cells SET num_recorded = t.n, num_correct = t.right, num_incorrect = t.n - t.right, score_sum = t.score,
+UPDATE cells SET num_recorded = t.n, num_correct = t.good, num_incorrect = t.n - t.good, score_sum = t.score,
   score_square_sum = t.score, seconds_total_sum = t.n * 4.5, output_tokens = t.n * 256
-FROM (SELECT cell_id, count(*) AS n, sum(score) AS score, sum(CASE WHEN verdict = 'correct' THEN 1 ELSE 0 END) AS right
+FROM (SELECT cell_id, count(*) AS n, sum(score) AS score, sum(CASE WHEN verdict = 'correct' THEN 1 ELSE 0 END) AS good
   FROM outcomes WHERE cell_id BETWEEN :first AND :last GROUP BY cell_id) AS t WHERE t.cell_id = cells.id
 """
 WORKERS = """
