@@ -66,6 +66,8 @@ class VllmEngine:
         self._meter = Meter()
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Generation | GenerationFailure | None] = queue.SimpleQueue()
+        self.logprobs: dict[str, list[float]] = {}
+        """Log-probabilities of the generated tokens by request id, kept with `options: {logprobs: 0}`."""
         self._in_flight: dict[str, GenerationRequest] = {}
         self._names: dict[str, str] = {}
         self._death: EngineError | None = None
@@ -186,6 +188,7 @@ class VllmEngine:
             top_k=request.top_k,
             seed=request.seed,
             max_tokens=request.max_tokens,
+            logprobs=self.spec.options.get("logprobs"),
             ignore_eos=bool(self.spec.options.get("ignore_eos", False)),
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_reading_prefix_cache=not _may_read_cache(request),
@@ -207,6 +210,8 @@ class VllmEngine:
         outputs = [o for o in outputs if self._names.pop(o.request_id, None) is not None]
         reports = self._reports([(o.request_id, max(0, len(o.outputs[0].token_ids) - 1)) for o in outputs])
         for output, report in zip(outputs, reports, strict=True):
+            if output.outputs[0].logprobs:
+                self.logprobs[output.request_id] = _chosen_logprobs(output.outputs[0])
             request = self._in_flight.get(output.request_id)
             self._results.put(_generation(output, report, request is not None and request.report_layers))
 
@@ -333,6 +338,10 @@ def _generation(output: Any, report: Report | None, with_layers: bool) -> Genera
         num_preemptions=report.num_restarts,
         layers=_layers(report) if with_layers else None,
     )
+
+
+def _chosen_logprobs(completion: Any) -> list[float]:
+    return [at[token].logprob for at, token in zip(completion.logprobs, completion.token_ids, strict=True)]
 
 
 def _layers(report: Report) -> dict[str, tuple[float, ...]]:

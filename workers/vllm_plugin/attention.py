@@ -33,6 +33,7 @@ class LayerCall:
 
     name: str
     query: Tensor
+    key: Tensor
     output: Tensor
     cache: Tensor
     metadata: Any
@@ -62,7 +63,7 @@ class SparseAttention:
                 layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
             )
         self._dense(layer, query, key, value, kv_cache, attn_metadata, output, plan)
-        call = LayerCall(layer.layer_name, query, output, kv_cache, attn_metadata)
+        call = LayerCall(layer.layer_name, query, key, output, kv_cache, attn_metadata)
         if plan.prefill:
             self._prefill(call, plan.prefill)
         if plan.voting:

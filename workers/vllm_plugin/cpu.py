@@ -6,14 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from sparsekernels.kvcache import KeyValues
+from sparsekernels.prefill import PrefillResult
 from torch import Tensor
 from vllm import _custom_ops as ops
 from vllm import envs
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
 
 from workers.vllm_plugin.attention import LayerCall, SparseAttention
+from workers.vllm_plugin.masked import masked_prefill
+from workers.vllm_plugin.methods import SparseMethods
 from workers.vllm_plugin.plan import Span
-from workers.vllm_plugin.reference import ReferenceMethods
 
 
 class SparseCPUBackend(CPUAttentionBackend):  # type: ignore[misc]
@@ -24,7 +27,7 @@ class SparseCPUBackend(CPUAttentionBackend):  # type: ignore[misc]
         return SparseCPUAttention
 
 
-class SparseCPUAttention(ReferenceMethods, SparseAttention, CPUAttentionBackendImpl):  # type: ignore[misc]
+class SparseCPUAttention(SparseMethods, SparseAttention, CPUAttentionBackendImpl):  # type: ignore[misc]
     """One layer's attention on a CPU."""
 
     def _full_attention(self) -> bool:
@@ -55,6 +58,9 @@ class SparseCPUAttention(ReferenceMethods, SparseAttention, CPUAttentionBackendI
             block_table=metadata.block_table[[span.row for span in spans]],
             scheduler_metadata=plan,
         )
+
+    def _run_prefill(self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor) -> PrefillResult:
+        return masked_prefill(q, *cache.gather(0, length), method, self.scale, out)
 
     def forward(self, layer: Any, query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self._isa, self._cache_dtype = layer.isa, query.dtype

@@ -12,7 +12,7 @@ from workers.engine import EngineSpec
 from workers.failures import EngineError, EngineOutOfMemory, EngineStartError
 from workers.vllm_plugin import SWITCH
 
-OWN_OPTIONS = frozenset({"plugin", "in_process", "ignore_eos", "stall_seconds"})
+OWN_OPTIONS = frozenset({"plugin", "in_process", "ignore_eos", "logprobs", "stall_seconds"})
 """Keys of `EngineSpec.options` that are ours; all others go to vLLM's EngineArgs."""
 DEFAULT_CPU_CACHE_GIB = 2.0
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
@@ -121,13 +121,12 @@ def _backend_arguments(spec: EngineSpec, on_cpu: bool) -> dict[str, Any]:
     if on_cpu:
         own = {"worker_cls": "workers.vllm_plugin.worker.SparseCPUWorker"}
         # Compiling takes longer than most evaluations on a CPU.
-        return {"enforce_eager": True, "block_size": 32} | (own if plugin_enabled(spec) else {})
+        return {"enforce_eager": True, "block_size": 64} | (own if plugin_enabled(spec) else {})
     if not plugin_enabled(spec):
         return {}
     return {
         "worker_cls": "workers.vllm_plugin.worker.SparseGPUWorker",
         "attention_config": {"backend": "CUSTOM"},
-        "compilation_config": {"cudagraph_mode": "PIECEWISE"},
     }
 
 

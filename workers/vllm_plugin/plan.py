@@ -61,6 +61,14 @@ class Plan:
         return not (self.prefill or self.decode or self.voting)
 
 
+def has_only_dense_rows(request: RequestState, start: int, end: int) -> bool:
+    """Whether the rows at positions [start, end) are dense and nothing of them is remembered."""
+    method = request.method
+    in_prompt = start < request.prompt_length and (method.prefill is not None or method.compress is not None)
+    after = end > request.prompt_length and (method.decode is not None or method.compress is not None)
+    return not (in_prompt or after)
+
+
 def make_plan(spans: Iterable[Span]) -> Plan:
     """Sort the spans of a step, each cut at the end of its prompt, by treatment."""
     dense: list[Span] = []

@@ -37,6 +37,27 @@ class DecodeCounts:
         return 1.0 if last < 0 else self.read[last] / self.total[last]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What compression left of one request's prompt in one layer. Compared by identity."""
+
+    slots: Any
+    """int32 [KV heads, W]: cache slots, padded behind counts."""
+    counts: Any
+    """int32 [KV heads]."""
+    prompt_length: int
+    share: Any
+    """0-d tensor: share of the prompt's entries kept, the mean over this rank's heads."""
+
+    @classmethod
+    def of(cls, kept: Any, block_table: Any, cache_page: int, *, adaptive: bool) -> Kept:
+        """From `sparsekernels` kept tokens and the request's block table. Adaptive lists are cut to their longest."""
+        tokens = kept.tokens[:, : int(kept.counts.max())] if adaptive else kept.tokens
+        tokens = tokens.long()
+        slots = block_table.long()[tokens // cache_page] * cache_page + tokens % cache_page
+        return cls(slots.int(), kept.counts, kept.prompt_length, kept.kept_share())
+
+
 @dataclass(slots=True)
 class RequestState:
     """One request inside one worker process; `layers` counts from 0 over the attention layers that we serve."""
@@ -48,14 +69,16 @@ class RequestState:
     """Tokens of the original prompt: rows below are prompt rows, rows from here on are decode rows, for ever."""
     decode: DecodeCounts
     num_restarts: int = 0
+    is_reported: bool = False
+    """Its caller has the report; nothing needs to be kept once it leaves."""
     prefill_density: dict[str, Any] = field(default_factory=dict)
     """Layer name → share of causal pairs computed, a float or a 0-d tensor that is read only in a report."""
     window_queries: dict[str, Any] = field(default_factory=dict)
     """Layer name → last query rows of the prompt seen so far [rows, heads, head_size]; compression votes with them."""
     kept: dict[str, Any] = field(default_factory=dict)
-    """Layer name → `compress.Kept`, once the prompt is complete."""
+    """Layer name → what is kept, once the prompt is complete."""
     summaries: dict[str, int] = field(default_factory=dict)
-    """Layer name → number of leading Quest pages whose summary is in the store."""
+    """Layer name → tokens that its Quest page summaries have taken in."""
 
     @classmethod
     def new(cls, internal_id: str, prompt_length: int, extra: dict[str, Any]) -> RequestState:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.vllm_plugin.plan import Plan, make_plan, spans_of_step
+from workers.vllm_plugin.plan import Plan, has_only_dense_rows, make_plan, spans_of_step
 from workers.vllm_plugin.requests import EXTRA_KEY, RequestState
 from workers.vllm_plugin.statistics import Report, make_report
 
@@ -41,6 +41,14 @@ class Session:
         self._scheduled = dict(step.num_scheduled_tokens)
         self._plan = None
 
+    def is_stock(self) -> bool:
+        """Whether the current step has dense rows only; known before the batch is laid out."""
+        scheduled = self._scheduled or {}
+        return all(
+            has_only_dense_rows(self.requests[i], self._computed[i], self._computed[i] + count)
+            for i, count in scheduled.items()
+        )
+
     def end(self) -> None:
         self._scheduled = None
         self._plan = None
@@ -55,8 +63,11 @@ class Session:
 
     def report(self, name: str, num_decode_steps: int) -> Report | None:
         """Measurements of the request that its caller names `name`; None if this worker never saw it."""
-        state = self._finished.pop(name, None) or next((r for r in self.requests.values() if r.name == name), None)
-        return None if state is None else make_report(state, num_decode_steps)
+        state = next((r for r in self.requests.values() if r.name == name), None) or self._finished.pop(name, None)
+        if state is None:
+            return None
+        state.is_reported = True
+        return make_report(state, num_decode_steps)
 
     def _make_plan(self, scheduled: dict[str, int]) -> Plan:
         spans = spans_of_step(self.row_order(), scheduled, self._computed.__getitem__, self.requests)
@@ -74,7 +85,7 @@ class Session:
 
     def _finish(self, internal_id: str) -> None:
         state = self.requests.pop(internal_id, None)
-        if state is None:
+        if state is None or state.is_reported:
             return
         self._finished[state.name] = state
         while len(self._finished) > MAX_FINISHED:

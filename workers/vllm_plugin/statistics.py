@@ -24,7 +24,7 @@ def make_report(state: RequestState, num_decode_steps: int) -> Report:
     return Report(
         density_prefill=tuple(float(d) for d in state.prefill_density.values()),
         density_decode=state.decode.density(num_decode_steps),
-        kv_kept=tuple(k.share_kept for k in state.kept.values()),
+        kv_kept=tuple(float(k.share) for k in state.kept.values()),
         num_restarts=state.num_restarts,
     )
 

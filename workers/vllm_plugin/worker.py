@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workers.vllm_plugin import register
+from workers.vllm_plugin.graphs import guard_graphs
+from workers.vllm_plugin.parallel import current_ranks
 from workers.vllm_plugin.session import Session
 
 if TYPE_CHECKING:
     from workers.vllm_plugin.statistics import Report
+
+
+SUMMARY_SHARE = 17
+"""One part in 17: a maximum and a minimum for every 16 tokens, beside the keys and values of those tokens."""
 
 
 class SparseWorker:
@@ -20,19 +26,28 @@ class SparseWorker:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         register()
         self.session = Session()
+        self.num_weight_loads = 0
         super().__init__(*args, **kwargs)
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
         result = super().load_model(*args, **kwargs)  # type: ignore[misc]
+        self.num_weight_loads += 1
         _attach(self.session, self.model_runner)
         return result
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        guard_graphs(self.model_runner, self.session.is_stock)
         self.session.begin(scheduler_output)
         try:
             return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         finally:
             self.session.end()
+
+    def determine_available_memory(self) -> int:
+        """Leaves room for Quest's page summaries, which live outside vLLM's cache."""
+        available = int(super().determine_available_memory())  # type: ignore[misc]
+        fixed = self.model_runner.vllm_config.cache_config.kv_cache_memory_bytes is not None
+        return available if fixed else available - available // SUMMARY_SHARE
 
     def frontier_reports(self, wanted: list[tuple[str, int]]) -> list[Report | None]:
         """Reports of (request id, number of decode steps) in order."""
@@ -40,10 +55,11 @@ class SparseWorker:
 
     def frontier_facts(self) -> dict[str, Any]:
         """Layout and classes in use, for records and tests."""
-        layers = _attention_layers(self.model_runner)
+        layers = attention_layers(self.model_runner)
         first = next(iter(layers.values()))
         return {
             "rank": self.rank,
+            "num_weight_loads": self.num_weight_loads,
             "num_layers": len(layers),
             "implementation": type(first.impl).__qualname__,
             "model_runner": type(self.model_runner).__module__,
@@ -52,15 +68,16 @@ class SparseWorker:
         }
 
 
-def _attention_layers(runner: Any) -> dict[str, Any]:
+def attention_layers(runner: Any) -> dict[str, Any]:
     context = runner.vllm_config.compilation_config.static_forward_context
     return {name: layer for name, layer in context.items() if hasattr(layer, "impl")}
 
 
 def _attach(session: Session, runner: Any) -> None:
-    """Hand the session to every attention layer, and the batch's row order to the session."""
-    for layer in _attention_layers(runner).values():
-        layer.impl.session = session
+    """Hand the session and the ranks to every attention layer, and the batch's row order to the session."""
+    ranks = current_ranks(runner.vllm_config.model_config.get_total_num_kv_heads())
+    for layer in attention_layers(runner).values():
+        layer.impl.session, layer.impl.ranks = session, ranks
     state = getattr(runner, "model_state", None)
     if state is None:
         session.row_order = lambda: runner.input_batch.req_ids

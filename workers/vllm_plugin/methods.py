@@ -1,0 +1,83 @@
+"""Prefill methods, votes and decode methods over the engine's cache, whatever executor runs them.
+
+The selections and kernels are `sparsekernels`'; here is what an engine adds: which rows belong to which request, what
+is remembered between steps, and what is measured.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sparsekernels.kvcache import KeyValues
+from sparsekernels.methods import snapkv
+from sparsekernels.prefill import PrefillResult, sparse_prefill
+from torch import Tensor
+
+from workers.vllm_plugin.attention import LayerCall
+from workers.vllm_plugin.decoding import Decoder
+from workers.vllm_plugin.parallel import Ranks
+from workers.vllm_plugin.plan import Span
+from workers.vllm_plugin.requests import Kept
+
+
+class SparseMethods:
+    """Mixin that implements the method hooks of `SparseAttention`, for one layer."""
+
+    executor: str = "reference"
+    decode_executor: str = "reference"
+    ranks: Ranks
+    scale: float
+    _decoder: Decoder | None = None
+
+    def _keys_values(self, call: LayerCall) -> tuple[Tensor, Tensor]:
+        """Keys and values [pages, page, KV heads, head size], views of the cache."""
+        raise NotImplementedError
+
+    def _prefill(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        keys, values = self._keys_values(call)
+        for span in spans:
+            method: Any = span.request.method.prefill
+            rows = slice(span.first_token, span.first_token + span.num_tokens)
+            cache = KeyValues(keys, values, call.metadata.block_table[span.row : span.row + 1])
+            result = self._run_prefill(call.query[rows], cache, method, span.end_position, call.output[rows])
+            # A recomputed prompt has its densities already.
+            span.request.prefill_density.setdefault(call.name, result.density())
+
+    def _run_prefill(self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor) -> PrefillResult:
+        """Rows q, the last of `length` positions of the one sequence in `cache`, attended into `out`."""
+        return sparse_prefill(q, cache, method, length=length, executor=self.executor, scale=self.scale, out=out)
+
+    def _vote(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        keys, values = self._keys_values(call)
+        for span in spans:
+            self._remember_window(call, span)
+            if span.completes_prompt:
+                table = call.metadata.block_table[span.row : span.row + 1]
+                self._compress(call.name, span, KeyValues(keys, values, table))
+
+    def _remember_window(self, call: LayerCall, span: Span) -> None:
+        request = span.request
+        method: Any = request.method.compress
+        start = max(span.first_position, request.prompt_length - method.window)
+        if start >= span.end_position:
+            return
+        part = span.part(start, span.end_position)
+        queries = call.query[part.first_token : part.first_token + part.num_tokens]
+        before = request.window_queries.get(call.name)
+        request.window_queries[call.name] = queries.clone() if before is None else torch.cat([before, queries])
+
+    def _compress(self, name: str, span: Span, cache: KeyValues) -> None:
+        request = span.request
+        queries = self.ranks.group_queries(request.window_queries.pop(name))
+        keys, _ = cache.gather(0, request.prompt_length)
+        method: Any = request.method.compress
+        votes = snapkv.votes(queries, keys, method, self.scale)
+        kept = snapkv.keep(votes, method, self.ranks.gather_votes)
+        request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")
+
+    def _decode(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        if self._decoder is None:
+            self._decoder = Decoder(self.decode_executor, self.ranks, self.scale)
+        keys, values = self._keys_values(call)
+        self._decoder.run(call, spans, keys, values)
