@@ -16,7 +16,7 @@ from orchestrator.paths import data_folder
 
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="Store: sqlite file or URL, or postgresql URL. [env: FRONTIER_STORE]"),
+    typer.Option("--store", metavar="URL", help="SQLite file, or postgresql:// URL; else FRONTIER_STORE."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 def submit(
     spec: Annotated[Path, typer.Argument(help="The campaign file; a copy is uploaded.", metavar="SPEC")],
-    address: Annotated[str | None, typer.Option(help="Ray's job server. [env: RAY_API_SERVER_ADDRESS]")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray's job server; else RAY_API_SERVER_ADDRESS.")] = None,
     store: StoreOption = None,
     python: Annotated[str | None, typer.Option(help="Python on the cluster's head that has frontier.")] = None,
     as_json: JsonOption = False,

@@ -13,7 +13,7 @@ from orchestrator.cli.output import PIPED_WIDTH, print_json
 if TYPE_CHECKING:
     from orchestrator.dashboard.reader import Fetch
 
-NameArgument = Annotated[str | None, typer.Argument(help="Campaign; without a name, the newest.", metavar="[NAME]")]
+NameArgument = Annotated[str | None, typer.Argument(help="Campaign; without a name, the newest.", metavar="NAME")]
 PLAIN_SECONDS = 10.0
 
 
