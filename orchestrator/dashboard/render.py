@@ -116,7 +116,7 @@ def _losses(header: Header) -> list[Text]:
         parts.append(Text(f"{wording.percent(share, 1)} unanswered"))
     if header.tokens_per_second:
         parts.append(Text(f"{wording.short_count(header.tokens_per_second)} tok/s"))
-    if header.eta is not None and not header.is_finished:
+    if header.eta is not None and header.is_driven and not header.is_finished:
         parts.append(Text(f"by {_finish_day(header)} UTC", style="dim"))
     return parts
 

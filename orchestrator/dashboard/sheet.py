@@ -117,6 +117,6 @@ def bar(share: float, width: int, style: str = "green") -> Text:
     eighths = int(max(0.0, min(1.0, share)) * width * 8)
     full, rest = divmod(eighths, 8)
     filled = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest and full < width else "")
-    line = Text(filled, style=style)
+    line = Text("").append(filled, style=style)
     line.append("░" * (width - len(filled)), style="dim")
     return line

@@ -21,6 +21,9 @@ RATE_SECONDS = 300.0
 GONE_SECONDS = 600.0
 """How long a worker that stopped or was lost stays on the screen."""
 
+ROUTINE_EVENTS = ("claimed",)
+"""Kinds of events that come with every shard and would push everything else off a screen."""
+
 Row = Mapping[str, Any]
 
 
@@ -127,7 +130,7 @@ def _open_attempts(connection: sa.Connection, campaign_id: int) -> tuple[Row, ..
 def _events(campaign_id: int) -> sa.Select[Any]:
     wanted = _columns(events, "id at kind message")
     query = sa.select(*wanted, workers.c.name.label("worker")).outerjoin(workers, workers.c.id == events.c.worker_id)
-    return query.where(events.c.campaign_id == campaign_id)
+    return query.where(events.c.campaign_id == campaign_id, events.c.kind.not_in(ROUTINE_EVENTS))
 
 
 def _failures(campaign_id: int) -> sa.Select[Any]:
