@@ -54,14 +54,19 @@ class CampaignCost:
         self.gpu = gpu
         self.correction = correction or Correction()
         self.engines: dict[str, EngineKind] = {}
-        for cell in cells:
-            key = engine_key(cell.engine)
-            if key not in self.engines:
-                self.engines[key] = _engine_kind(key, cell, gpu)
+        self._engine_of_cell = {cell.key: self._engine(cell) for cell in cells}
         self._costs: dict[tuple[Any, ...], SampleCost] = {}
+        self._seconds: dict[str, float] = {}
+
+    def _engine(self, cell: Cell) -> EngineKind:
+        key = engine_key(cell.engine)
+        if key not in self.engines:
+            self.engines[key] = _engine_kind(key, cell, self.gpu)
+        return self.engines[key]
 
     def engine_of(self, cell: Cell) -> EngineKind:
-        return self.engines[engine_key(cell.engine)]
+        """The engine of one of the cells given at the start."""
+        return self._engine_of_cell[cell.key]
 
     def sample(self, cell: Cell, *, prefill_cached: bool = False) -> SampleCost:
         """Cost of one sample of the cell, uncorrected."""
@@ -88,7 +93,9 @@ class CampaignCost:
 
     def seconds(self, cell: Cell) -> float:
         """Engine seconds per sample, corrected by what the campaign has seen."""
-        return self.sample(cell).seconds * self.correction.factor(kind_of(cell))
+        if cell.key not in self._seconds:
+            self._seconds[cell.key] = self.sample(cell).seconds * self.correction.factor(kind_of(cell))
+        return self._seconds[cell.key]
 
 
 def engine_key(engine: EngineSpec) -> str:
