@@ -12,19 +12,29 @@ def cut_at_spaces(segments: Sequence[str], after: list[str] | None = None) -> li
     `after` (that list is then changed in place); nothing is lost or added.
     """
     pieces: list[str] = []
+    before = pieces if after is None else after
     for segment in segments:
         if not segment:
             continue
-        before = pieces if pieces or after is None else after
-        if not before or (segment[0] == " " and _is_cut(before[-1], segment, 0)):
-            pieces.append(segment)
-            continue
-        position = 0 if _is_cut(before[-1], segment, 0) else _first_cut(segment)
-        if position:
-            before[-1] += segment[:position]
-        if position < len(segment):
-            pieces.append(segment[position:])
+        if before and not (segment[0] == " " and segment[1:2].strip() and not before[-1][-1].isspace()):
+            segment = _give_first_word(before, segment)
+            if not segment:
+                continue
+        pieces.append(segment)
+        before = pieces
     return pieces
+
+
+def without_leading_space(segments: list[str]) -> list[str]:
+    """The same segments, the first one without the space before its first word."""
+    return [segments[0].removeprefix(" "), *segments[1:]] if segments else []
+
+
+def _give_first_word(before: list[str], segment: str) -> str:
+    """Move what stands before the first cut of `segment` to the last text of `before`; the rest."""
+    position = 0 if _is_cut(before[-1], segment, 0) else _first_cut(segment)
+    before[-1] += segment[:position]
+    return segment[position:]
 
 
 def _is_cut(left: str, right: str, position: int) -> bool:

@@ -106,8 +106,9 @@ class Tokenizer:
         pieces = cut_at_spaces([frame.before + head, *context])
         last = cut_at_spaces([tail + frame.after + opening], after=pieces)
         ids = self.encode(pieces[0])
+        remembered = self._pieces.get
         for text in pieces[1:]:
-            ids.extend(self.piece(text))
+            ids.extend(remembered(text) or self.piece(text))
         num_before_tail = len(ids)
         for text in last:
             ids.extend(self._anchored(text) or self.encode(text))

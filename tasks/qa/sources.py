@@ -13,7 +13,7 @@ from tasks.qa.articles import DATA_FOLDER
 from tasks.qa.documents import Collection
 from tasks.qa.readers import read_quality, read_squad, read_toefl
 
-CACHE_VARIABLE = "FRONTIER_CACHE"
+HOME_VARIABLE = "FRONTIER_HOME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,15 @@ SOURCES = {
 }
 
 
-def cache_folder() -> Path:
-    """Where fetched data and prepared samples are kept: FRONTIER_CACHE, else ~/.cache/frontier."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "frontier")
+def home_folder() -> Path:
+    """Where fetched data is kept: FRONTIER_HOME, else a folder in the user's home."""
+    chosen = os.environ.get(HOME_VARIABLE)
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".local" / "share" / "frontier"
 
 
 def fetched_path(source: Source) -> Path:
     """Where the fetched file of a source lies, whether or not it is there."""
-    return cache_folder() / "datasets" / source.file_name
+    return home_folder() / "datasets" / source.file_name
 
 
 def load_collection(source_name: str, dataset: str) -> Collection:

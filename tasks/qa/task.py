@@ -27,7 +27,7 @@ class QuestionParameters(TaskParameters):
     """Defaults are the paper's."""
 
     dataset: str = text("full")
-    """`full` is the fetched public data set, `sample` the small one of this package, anything else the path of a file."""
+    """`full` is the fetched public data set, `sample` the small one of this package, anything else a path."""
     max_own_tokens: int = whole(8108, least=256)
     """Questions whose prompt with their own document alone is longer are left out, so that all lengths from 8172 tokens
     on use the same questions (8172 less 64 kept for the chat template)."""

@@ -51,7 +51,7 @@ class CommonWordsTask(Task[CommonWordsParameters]):
         common = [next(words) for _ in range(parameters.num_common_words)]
         frame = _frame(parameters)
         listed = common * parameters.common_word_frequency
-        left = room.left(frame) - _cost(room, listed, 0)
+        left = room.left(frame) - sum(room.cost(f" {word}") for word in listed) - _number_cost(room, 0, len(listed))
         if left < 0:
             raise too_short(self.name, room.length_tokens, room.aim_tokens - left)
         listed += _rare(parameters, words, room, left, len(listed))
@@ -81,6 +81,7 @@ def _frame(parameters: CommonWordsParameters) -> PromptFrame:
             f"Write {count} numbered line{'s' if count > 1 else ''} with one word each; the order does not matter.",
             "Do not write a program; find the words yourself.",
         ),
+        cue="1.",
     )
     return frame_prompt(words, parameters.reply)
 
@@ -102,7 +103,7 @@ def _rare(parameters: CommonWordsParameters, words: Iterator[str], room: Room, l
     rare: list[str] = []
     copies = parameters.rare_word_frequency
     for word in words:
-        left -= _cost(room, [word] * copies, line)
+        left -= copies * room.cost(f" {word}") + _number_cost(room, line, copies)
         if left < 0:
             return rare
         rare += [word] * copies
@@ -110,10 +111,9 @@ def _rare(parameters: CommonWordsParameters, words: Iterator[str], room: Room, l
     return rare
 
 
-def _cost(room: Room, words: list[str], line: int) -> int:
-    """Tokens of list lines that follow `line` lines."""
-    numbers = sum(room.cost(f"\n{number}.") for number in range(line + 1, line + len(words) + 1))
-    return numbers + sum(room.cost(f" {word}") for word in words)
+def _number_cost(room: Room, line: int, count: int) -> int:
+    """Tokens of the numbers of `count` lines after `line` lines."""
+    return sum(room.cost(f"\n{number}.") for number in range(line + 1, line + count + 1))
 
 
 def _numbered(words: list[str]) -> list[str]:

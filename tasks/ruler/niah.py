@@ -18,6 +18,7 @@ from tasks.answers import numbered_items, plain, read_answer
 from tasks.errors import ParameterError
 from tasks.fit import Room, num_fitting
 from tasks.parameters import TaskParameters, fraction, one_of, whole
+from tasks.pieces import without_leading_space
 from tasks.prompts import PromptFrame, PromptWords, frame_prompt
 from tasks.ruler.filler import FILLER_SENTENCES
 from tasks.ruler.words import vocabulary, vocabulary_hash
@@ -83,7 +84,7 @@ class NeedleTask(Task[NeedleParameters]):
         placed = _place([needle.sentence for needle in needles], filler, parameters.depth, draw)
         gold = [list(needle) for needle in needles]
         answer = "\n".join(f"{number}. {key}: {value}" for number, (key, value) in enumerate(needles, 1))
-        return Draft(frame=frame, context=placed, gold=gold, gold_answer=answer)
+        return Draft(frame=frame, context=without_leading_space(placed), gold=gold, gold_answer=answer)
 
     def judge(self, sample: Sample, completion: str, compat: bool) -> Score:
         found = read_answer(completion, primed=sample.primed)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tasks.answers import overlap, read_answer
 from tasks.fit import Room, num_fitting
 from tasks.parameters import TaskParameters, flag, one_of, whole
+from tasks.pieces import without_leading_space
 from tasks.prompts import PromptFrame, PromptWords, frame_prompt
 from tasks.ruler.filler import FILLER_SENTENCES, FILLER_UNIT
 from tasks.sample import Sample, SampleIdentity, Score, scored, unanswered
@@ -64,7 +65,7 @@ class VariableTrackingTask(Task[ChainParameters]):
             raise too_short(self.name, room.length_tokens, room.aim_tokens - left)
         placed = _mix(assignments, _filler(room, left), parameters.in_order, draw)
         gold = list(chains[0].variables)
-        return Draft(frame=frame, context=placed, gold=gold, gold_answer=" ".join(gold))
+        return Draft(frame=frame, context=without_leading_space(placed), gold=gold, gold_answer=" ".join(gold))
 
     def judge(self, sample: Sample, completion: str, compat: bool) -> Score:
         found = read_answer(completion, primed=sample.primed)

@@ -72,5 +72,6 @@ def _frame(parameters: FilteringParameters) -> PromptFrame:
         f"does not buy anything. Which {'one is it' if count == 1 else 'ones are they'}?",
         answer_format=", ".join(["<chapter number>"] * min(count, 3)) + (", …" if count > 3 else ""),
         rules=("List the numbers of these chapters only, separated by commas.",),
+        cue="Chapter",
     )
     return frame_prompt(words, parameters.reply)

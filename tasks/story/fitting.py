@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple
 
 from tasks.fit import Room, num_fitting
 from tasks.prompts import PromptFrame
@@ -12,7 +12,6 @@ from tasks.story.narrative import CHAPTER_BREAK, Chapter, cost_of, sales, tell
 from tasks.story.templates import CONVERSATION
 from tasks.task import too_short
 
-Q = TypeVar("Q")
 _MAX_ROUNDS = 8
 
 
@@ -29,14 +28,22 @@ class Asked:
     """Things left out are never sold either."""
 
 
+class Told(NamedTuple):
+    """A chapter's text and its tokens inside a story."""
+
+    segments: list[str]
+    cost: int
+
+
 @dataclass(slots=True)
 class StoryBuilder:
-    """Chapters drawn as they are needed, and what they cost."""
+    """Chapters drawn and told as they are needed."""
 
     source: Iterator[Chapter]
     num_conversations: int
     room: Room
     chapters: list[Chapter] = field(default_factory=list)
+    _told: dict[tuple[int, str | None, bool], Told] = field(default_factory=dict)
 
     def take(self, count: int) -> list[Chapter]:
         """The first `count` chapters, fewer when the world is exhausted."""
@@ -44,31 +51,33 @@ class StoryBuilder:
             self.chapters.append(chapter)
         return self.chapters[:count]
 
-    def told(self, asked: Asked, count: int, more: Sequence[int] = ()) -> list[list[str]]:
-        """Segments of `count` chapters; `more` conversation sentences are added to each chapter."""
-        story = self.take(count)
-        sold = sales(story, asked.unbought if asked.consistent else ())
-        extra = list(more) or [0] * count
-        return [
-            tell(chapter, at + 1, sold[at], self.num_conversations + extra[at],
-                 buys=at not in asked.unbought, last=at + 1 == count)
-            for at, chapter in enumerate(story)
-        ]  # fmt: skip
+    def told(self, asked: Asked, count: int) -> list[Told]:
+        """The first `count` chapters as the question wants them."""
+        sold = sales(self.take(count), asked.unbought if asked.consistent else ())
+        return [self._tell(at, thing, at not in asked.unbought) for at, thing in enumerate(sold)]
 
     def num_fitting(self, asked: Asked, left: int) -> int:
         """How many chapters fit into `left` tokens."""
-        per_chapter = max(1, self._typical_cost())
-        count = len(self.take(left // per_chapter * 5 // 4 + 4))
-        return num_fitting((cost_of(segments, self.room) for segments in self.told(asked, count)), left)
+        first = self.told(asked, 8)
+        typical = sum(told.cost for told in first) // len(first)
+        return num_fitting((told.cost for told in self.told(asked, left // typical * 5 // 4 + 4)), left)
 
-    def _typical_cost(self) -> int:
-        known = self.told(Asked(PromptFrame(head="", tail=""), ()), 8)
-        return sum(cost_of(segments, self.room) for segments in known) // len(known)
+    def _tell(self, at: int, sold: str | None, buys: bool) -> Told:
+        key = (at, sold, buys)
+        if key not in self._told:
+            segments = tell(self.chapters[at], at + 1, sold, self.num_conversations, buys=buys)
+            self._told[key] = Told(segments, cost_of(segments, self.room))
+        return self._told[key]
 
 
-def fit_story(
-    name: str, builder: StoryBuilder, ask: Callable[[Sequence[Chapter]], Asked], least: int
-) -> tuple[Asked, list[str]]:
+class FittedStory(NamedTuple):
+    """A question with the context that it is about."""
+
+    asked: Asked
+    context: list[str]
+
+
+def fit_story(name: str, builder: StoryBuilder, ask: Callable[[Sequence[Chapter]], Asked], least: int) -> FittedStory:
     """A question and story segments that fill the room. Raises LengthError if fewer than `least` chapters fit.
 
     The number of chapters is guessed, the question is asked about that many, and the guess is corrected by the room
@@ -78,39 +87,55 @@ def fit_story(
     count, tried = least, set[int]()
     for _ in range(_MAX_ROUNDS):
         asked = ask(builder.take(count))
-        left = room.left(asked.frame) - room.cost(CHAPTER_BREAK)
+        left = room.left(asked.frame)
         fits = builder.num_fitting(asked, left)
         if fits == count or (fits > count and fits in tried):
             break
-        tried.add(count)
         if fits < least:
-            raise too_short(name, room.length_tokens, room.aim_tokens + _missing(builder, asked, left, least))
+            needed = sum(told.cost for told in builder.told(asked, least))
+            raise too_short(name, room.length_tokens, room.aim_tokens + needed - left)
+        tried.add(count)
         count = fits
-    return asked, _padded(builder, asked, count, left)
+    else:
+        count = min(tried)
+        asked = ask(builder.take(count))
+        left = room.left(asked.frame)
+    return FittedStory(asked, _context(builder, builder.told(asked, count), left))
 
 
-def _missing(builder: StoryBuilder, asked: Asked, left: int, least: int) -> int:
-    return sum(cost_of(segments, builder.room) for segments in builder.told(asked, least)) - left
-
-
-def _padded(builder: StoryBuilder, asked: Asked, count: int, left: int) -> list[str]:
+def _context(builder: StoryBuilder, story: list[Told], left: int) -> list[str]:
     """The story; at short lengths, where a whole chapter is more than the slack, with more conversation."""
-    more = [0] * count
-    left -= sum(cost_of(segments, builder.room) for segments in builder.told(asked, count))
+    left -= sum(told.cost for told in story)
+    extra: list[list[str]] = [[] for _ in story]
     if left > builder.room.slack_tokens // 2:
-        _add_conversation(builder, more, left)
-    segments = [text for chapter in builder.told(asked, count, more) for text in chapter]
-    return ["Chapter", *segments]
+        _add_conversation(builder, extra, left)
+    segments = ["Chapter"]
+    for told, sentences in zip(story, extra, strict=True):
+        segments += _with_conversation(told.segments, sentences)
+    return segments[:-1] if segments[-1] == CHAPTER_BREAK else segments
 
 
-def _add_conversation(builder: StoryBuilder, more: list[int], left: int) -> None:
+def _with_conversation(segments: list[str], sentences: list[str]) -> list[str]:
+    """The chapter with further sentences before its encounter's purchase, where the conversation ends."""
+    if not sentences:
+        return segments
+    last = max(at for at, text in enumerate(segments) if text.strip() in CONVERSATION or at == _NUM_OPENING)
+    return [*segments[: last + 1], *sentences, *segments[last + 1 :]]
+
+
+_NUM_OPENING = 4
+"""Position of the encounter among a chapter's segments: number, scene, reason, event, encounter."""
+
+
+def _add_conversation(builder: StoryBuilder, extra: list[list[str]], left: int) -> None:
     """Hand out further conversation sentences, a round over the chapters at a time, while they fit."""
     for used in range(builder.num_conversations, len(CONVERSATION)):
-        for at, chapter in enumerate(builder.chapters[: len(more)]):
-            left -= builder.room.cost(f" {chapter.conversation[used]}")
+        for sentences, chapter in zip(extra, builder.chapters, strict=False):
+            sentence = f" {chapter.conversation[used]}"
+            left -= builder.room.cost(sentence)
             if left < 0:
                 return
-            more[at] += 1
+            sentences.append(sentence)
 
 
 def chapters_named(numbers: Collection[int]) -> str:

@@ -100,9 +100,7 @@ def sales(story: Sequence[Chapter], unbought: Collection[int] = ()) -> list[str 
     return sold
 
 
-def tell(
-    chapter: Chapter, number: int, sold: str | None, num_conversations: int, *, buys: bool = True, last: bool = False
-) -> list[str]:
+def tell(chapter: Chapter, number: int, sold: str | None, num_conversations: int, *, buys: bool) -> list[str]:
     """A chapter's text in segments, from the space before its number to the next chapter's heading word."""
     segments = [f" {number}:\n", chapter.opening[0]]
     segments += [f" {sentence}" for sentence in (*chapter.opening[1:], *chapter.conversation[:num_conversations])]
@@ -111,7 +109,7 @@ def tell(
     if sold is not None and chapter.sale is not None:
         segments += _with_item(chapter.sale, sold)
     segments += [f" {sentence}" for sentence in chapter.ending]
-    return segments if last else [*segments, CHAPTER_BREAK]
+    return [*segments, CHAPTER_BREAK]
 
 
 def cost_of(segments: Sequence[str], room: Room) -> int:

@@ -102,6 +102,7 @@ def _frame(parameters: RetrievalParameters, queries: list[_Query]) -> PromptFram
             f"Write {count} numbered line{'s' if count > 1 else ''}, one for each question, in their order.",
             "Name places, people and items exactly as the story names them, without further words.",
         ),
+        cue="1.",
         plural=True,
     )
     return frame_prompt(words, parameters.reply)
