@@ -1,0 +1,246 @@
+"""`frontier run`: create a campaign or continue it, and drive it to its end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.output import note, print_json
+from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.domain.grid import Cell
+    from orchestrator.domain.spec import CampaignSpec
+    from orchestrator.scheduler.campaign import CampaignResult
+    from orchestrator.scheduler.pool import WorkerPool
+    from orchestrator.store.session import Store
+
+PLAIN_SECONDS = 5.0
+POOLS = ("ray", "inline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a campaign is driven; not part of its identity."""
+
+    ray: str | None
+    workers: int | None
+    pool: str
+    engine: str
+    grace_seconds: float
+    wall_seconds: float | None
+    plain: bool
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("run", epilog="Example: frontier run examples/quickstart.yaml --workers 2")(run)
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="The campaign file.", metavar="SPEC")],
+    store: StoreOption = None,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; default: a local one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Engines at once; default: what the GPUs hold.")] = None,
+    pool: Annotated[str, typer.Option(help="ray, or inline: one worker inside this process.")] = "ray",
+    engine: Annotated[str, typer.Option(help="vllm, or fake: no model, for trying a campaign out.")] = "vllm",
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that a drain may take.")] = 20.0,
+    wall_time: Annotated[float | None, typer.Option(min=1, help="Seconds after which to drain and leave.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Log lines instead of the dashboard.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Create a campaign or continue it. Exit codes: 0 complete, 3 with failures, 2 bad input, 130 interrupted."""
+    options = RunOptions(
+        ray=ray,
+        workers=workers,
+        pool=_one_of("--pool", pool, POOLS),
+        engine=_one_of("--engine", engine, _engines()),
+        grace_seconds=grace,
+        wall_seconds=wall_time,
+        plain=plain or as_json or not (sys.stdout.isatty() and sys.stdin.isatty()),
+    )
+    campaign, cells = prepare(spec)
+    return _run(campaign, cells, store_url(store), options, as_json)
+
+
+def prepare(path: Path) -> tuple[CampaignSpec, list[Cell]]:
+    """The spec and its cells, with every model on this machine. Raises SpecError or ModelError."""
+    from orchestrator.domain.spec_file import load_cells, load_spec
+    from orchestrator.models import describe_model, resolve_model_folder
+
+    for model in load_spec(path).models:
+        # The grid first: a bad length is told before gigabytes are fetched.
+        if describe_model(model.source, model.revision).folder is None:
+            load_cells(path, describe_model)
+            resolve_model_folder(model.source, model.revision)
+    return load_cells(path, describe_model)
+
+
+def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, as_json: bool) -> int:
+    from orchestrator.cli.status import show
+    from orchestrator.cli.status_document import status_document
+    from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign
+    from orchestrator.store.session import open_store
+    from orchestrator.store.views import campaign_snapshot
+
+    with open_store(url) as store:
+        create_campaign(
+            store,
+            NewCampaign(
+                name=spec.name,
+                cells=cells,
+                spec=spec.model_dump(mode="json"),
+                engine_name=options.engine,
+                code_revision=code_revision(),
+                settings=Settings(samples_per_shard=spec.shard_samples) if spec.shard_samples else Settings(),
+            ),
+        )
+        note(f"{spec.name}: {len(cells):,} cells, {sum(c.num_samples for c in cells):,} samples, store {store.url}")
+        result = _drive(store, spec.name, options)
+        document = status_document(campaign_snapshot(store, spec.name))
+    if as_json:
+        print_json(document)
+    else:
+        show(document)
+    _say_what_next(result)
+    return result.exit_code
+
+
+def _drive(store: Store, name: str, options: RunOptions) -> CampaignResult:
+    """The loop in a thread of its own, the view and the signals in this one."""
+    from orchestrator.scheduler.campaign import run_campaign
+    from orchestrator.scheduler.settings import LoopSettings
+
+    pool = _make_pool(options)
+    stop, done = threading.Event(), threading.Event()
+    box: list[Any] = []
+
+    def work() -> None:
+        try:
+            settings = LoopSettings(grace_seconds=options.grace_seconds)
+            box.append(
+                run_campaign(store, name, pool, settings=settings, stop_event=stop, wall_seconds=options.wall_seconds)
+            )
+        except BaseException as error:
+            box.append(error)
+        finally:
+            done.set()
+
+    with _signals_set(stop):
+        loop = threading.Thread(target=work, name="campaign-loop")
+        loop.start()
+        _view(store, name, options, done)
+        loop.join()
+    if isinstance(box[0], BaseException):
+        raise box[0]
+    result: CampaignResult = box[0]
+    return result
+
+
+def _view(store: Store, name: str, options: RunOptions, done: threading.Event) -> None:
+    """The dashboard, or log lines on standard error, until the loop ends. A broken view never stops a campaign."""
+    from orchestrator.dashboard.plain import follow
+    from orchestrator.dashboard.read import SnapshotSource
+
+    fetch = SnapshotSource(store, name)
+    try:
+        if not options.plain:
+            from rich.console import Console
+
+            from orchestrator.dashboard.live import show
+
+            show(fetch, Console(), until_done=True, stop=done)
+        if not done.is_set():
+            follow(fetch, note, interval_seconds=PLAIN_SECONDS, stop=done)
+    except Exception as error:
+        note(f"the view ended ({error}); the campaign goes on")
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a drain; a second Ctrl-C interrupts at once. Set after Ray, which sets its own."""
+
+    def first(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        note("draining: what is in flight may finish; once more to leave at once")
+        stop.set()
+
+    before: dict[int, Callable[..., Any] | int | None] = {
+        n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)
+    }
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _make_pool(options: RunOptions) -> WorkerPool:
+    if options.pool == "inline":
+        from orchestrator.scheduler.inline_pool import InlinePool
+
+        return InlinePool(options.workers or 1)
+    from orchestrator.scheduler.ray_pool import RayPool
+
+    gpus = 0 if options.engine == "fake" else _local_gpus()
+    workers = options.workers or max(1, gpus)
+    return RayPool(workers, address=options.ray, use_gpus=bool(gpus) or _cluster_has_gpus(options))
+
+
+def _cluster_has_gpus(options: RunOptions) -> bool:
+    if options.ray is None or options.engine == "fake":
+        return False
+    import ray
+
+    return bool(ray.is_initialized() and ray.cluster_resources().get("GPU"))
+
+
+def _local_gpus() -> int:
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def code_revision() -> str:
+    """The version, with the commit when this is a git checkout; stored with the campaign."""
+    import subprocess
+    from importlib.metadata import version
+
+    folder = Path(__file__).parents[2]
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    commit = f"+{done.stdout.strip()}" if (folder / ".git").exists() and done.returncode == 0 else ""
+    return f"{version('sparse-frontier-campaigns')}{commit}"
+
+
+def _say_what_next(result: CampaignResult) -> None:
+    name = result.header.name
+    if result.interrupted:
+        note("interrupted; the same command goes on where this one stopped")
+    elif result.exit_code == 3:
+        note(f"complete with failures; see: frontier failures {name}")
+    else:
+        note(f"complete; next: frontier results {name}, frontier report {name} --out DIR")
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise UserError(f"{option} is {value!r}; it must be one of: {', '.join(known)}")
+    return value
+
+
+def _engines() -> tuple[str, ...]:
+    from workers.factory import engine_names
+
+    return engine_names()
