@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     context: typer.Context,
-    name: str = typer.Argument(..., metavar="NAME", help="; ".join(f"{k}" for k in BENCHMARKS)),
+    name: str = typer.Argument(..., metavar="NAME", help=", ".join(BENCHMARKS)),
 ) -> None:
     """Run a benchmark; further arguments go to it (`frontier bench NAME --help`)."""
     if name not in BENCHMARKS:
