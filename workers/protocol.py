@@ -37,6 +37,8 @@ class ShardOrder:
     seed: int
     indices: tuple[int, ...]
     """Sample indices still missing."""
+    isolated: tuple[int, ...] = ()
+    """Of these, the ones that were in flight when an engine died: each runs alone in the engine."""
     method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     max_output_tokens: int = 1024
     max_in_flight: int | None = None

@@ -3,6 +3,8 @@
 Only campaigns and shards store a state; a cell's is computed from its shards. An attempt is open
 until it is closed once, with an ending. `TRANSITIONS` is the one table that says what may follow
 what, and `docs/states.md` is drawn from it.
+
+The two kinds are kept apart by class: members of different string enumerations with one value are equal.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class WorkerState(StrEnum):
 
 State = CampaignState | ShardState
 
-TRANSITIONS: dict[State, dict[State, str]] = {
+_CAMPAIGN: dict[State, dict[State, str]] = {
     CampaignState.READY: {
         CampaignState.RUNNING: "an orchestrator starts",
         CampaignState.PAUSED: "pause",
@@ -83,6 +85,9 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     },
     CampaignState.COMPLETE: {CampaignState.RUNNING: "requeue"},
     CampaignState.CANCELLED: {CampaignState.RUNNING: "requeue"},
+}
+
+_SHARD: dict[State, dict[State, str]] = {
     ShardState.READY: {
         ShardState.LEASED: "claim",
         ShardState.FAILED: "its engine cannot start",
@@ -98,7 +103,9 @@ TRANSITIONS: dict[State, dict[State, str]] = {
     ShardState.FAILED: {ShardState.READY: "requeue"},
     ShardState.CANCELLED: {ShardState.READY: "requeue"},
 }
-"""From each state: the states that may follow, and why."""
+
+TRANSITIONS: dict[type, dict[State, dict[State, str]]] = {CampaignState: _CAMPAIGN, ShardState: _SHARD}
+"""For each kind, from each state: the states that may follow, and why."""
 
 FINAL_SHARD_STATES = (ShardState.DONE, ShardState.FAILED, ShardState.CANCELLED)
 
@@ -109,15 +116,17 @@ class IllegalTransition(Exception):
 
 def sources(target: State) -> tuple[State, ...]:
     """The states from which `target` may be reached, for the WHERE of a conditional update."""
-    return tuple(source for source, targets in TRANSITIONS.items() if target in targets)
+    return tuple(source for source, targets in TRANSITIONS[type(target)].items() if target in targets)
 
 
 def check_transition(source: State, target: State) -> str:
     """Why `source` may become `target`. Raises IllegalTransition when it may not."""
     try:
-        return TRANSITIONS[source][target]
+        if type(source) is type(target):
+            return TRANSITIONS[type(source)][source][target]
     except KeyError:
-        raise IllegalTransition(f"{type(source).__name__} {source} cannot become {target}") from None
+        pass
+    raise IllegalTransition(f"{type(source).__name__} {source} cannot become {target}") from None
 
 
 def diagram() -> str:
@@ -129,6 +138,6 @@ def diagram() -> str:
 def _diagram_of(kind: type[CampaignState] | type[ShardState]) -> str:
     lines = [f"## {kind.__name__}", "", "```mermaid", "stateDiagram-v2", "    [*] --> ready"]
     for source in kind:
-        for target, reason in TRANSITIONS.get(source, {}).items():
+        for target, reason in TRANSITIONS[kind].get(source, {}).items():
             lines.append(f"    {source} --> {target}: {reason}")
     return "\n".join([*lines, "```"])

@@ -75,6 +75,8 @@ class CellRow:
     num_unscored: int
     """Recorded without a score (we failed them); not in the mean."""
     num_failed: int
+    num_scored: int
+    """With a score: what the mean is over. Rules that drop unanswered samples make it smaller."""
     score_sum: float
     score_square_sum: float
     density_prefill: float | None
@@ -92,12 +94,8 @@ class CellRow:
     last_recorded_at: float | None
 
     @property
-    def num_scored(self) -> int:
-        return self.num_recorded - self.num_unscored
-
-    @property
     def score(self) -> float | None:
-        """Mean score; unanswered count as they were scored (zero), unscored are left out."""
+        """Mean of the scores; unanswered count as they were scored (zero), unscored are left out."""
         return self.score_sum / self.num_scored if self.num_scored else None
 
     @property

@@ -96,6 +96,7 @@ cells = Table(
     _count("num_unanswered"),
     _count("num_unscored"),
     _count("num_failed"),
+    _count("num_scored"),
     _count("num_measured"),
     _sum("score_sum"),
     _sum("score_square_sum"),
@@ -229,7 +230,8 @@ outcomes = Table(
     _sum("seconds_total"),
     Column("extras", sa.JSON),
     CheckConstraint("verdict IN ('correct', 'incorrect', 'unanswered', 'unscored')", name="verdict"),
-    CheckConstraint("(verdict = 'unscored') = (score IS NULL)", name="unscored_has_no_score"),
+    CheckConstraint("verdict <> 'unscored' OR score IS NULL", name="unscored_has_no_score"),
+    CheckConstraint("score IS NULL OR (score >= 0 AND score <= 1)", name="score_range"),
     Index("ix_outcomes_attempt", "attempt_id"),
     sqlite_with_rowid=False,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 
@@ -25,6 +25,17 @@ ROUTINE_EVENTS = ("claimed",)
 """Kinds of events that come with every shard and would push everything else off a screen."""
 
 Row = Mapping[str, Any]
+
+
+class Counters(NamedTuple):
+    """What a cell has counted; the names are those of the table."""
+
+    num_recorded: int
+    num_scored: int
+    num_unanswered: int
+    num_unscored: int
+    score_sum: float
+    seconds_total_sum: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +56,7 @@ class ScreenRows:
     names: ScreenNames
     campaign: Row
     """`name, state, created_at, started_at, finished_at, orchestrator_until, store_now`."""
-    counters: tuple[Row, ...]
+    counters: Sequence[Counters]
     """Of each cell of `names.cells`, in the same order."""
     workers: tuple[Row, ...]
     open_attempts: tuple[Row, ...]
@@ -104,10 +115,9 @@ def _campaign(connection: sa.Connection, campaign_id: int) -> Row:
     return cast(Row, connection.execute(query).mappings().one())
 
 
-def _counters(connection: sa.Connection, campaign_id: int) -> tuple[Row, ...]:
-    wanted = "num_recorded num_scored num_unanswered num_unscored score_sum seconds_total_sum"
-    query = sa.select(*_columns(cells, wanted)).where(cells.c.campaign_id == campaign_id)
-    return _all(connection, query.order_by(cells.c.position))
+def _counters(connection: sa.Connection, campaign_id: int) -> Sequence[Counters]:
+    query = sa.select(*_columns(cells, " ".join(Counters._fields))).where(cells.c.campaign_id == campaign_id)
+    return [Counters._make(row) for row in connection.execute(query.order_by(cells.c.position))]
 
 
 def _workers(connection: sa.Connection, campaign_id: int) -> tuple[Row, ...]:

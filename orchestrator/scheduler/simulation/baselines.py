@@ -130,9 +130,7 @@ BASELINES: dict[str, Callable[[Sequence[Node], FaultTrace, Sequence[Work]], Base
 
 def _slots(nodes: Sequence[Node], trace: FaultTrace, work: Sequence[Work]) -> list[_Slot]:
     size = max(item.gpus for item in work)
-    return [
-        _Slot(gpus=size, outages=trace.of_node(node.name)) for node in nodes for _ in range(node.num_gpus // size)
-    ]
+    return [_Slot(gpus=size, outages=trace.of_node(node.name)) for node in nodes for _ in range(node.num_gpus // size)]
 
 
 def _result(slots: Sequence[_Slot]) -> BaselineResult:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from workers.engine import EngineFacts, EngineProgress
 from workers.exchange import AttemptEnd, Condition, Record, WorkerMessage, WorkerReport, WorkerStart
@@ -39,6 +40,8 @@ class _Item:
     at: float
     """When it can be reported."""
     seconds: float = 0.0
+    delay: float = 0.0
+    """From its turn's end to `at`."""
 
 
 @dataclass(slots=True)
@@ -58,7 +61,9 @@ class SimWorker:
     orders: dict[int, ShardOrder] = field(default_factory=dict)
     coming: deque[_Item] = field(default_factory=deque)
     unsafe: deque[Record] = field(default_factory=deque)
+    """Records that are not acknowledged."""
     first_record: int = 1
+    """Number of the oldest of them."""
     drained_at: float | None = None
     dead: bool = False
 
@@ -68,25 +73,21 @@ class SimWorker:
 
     def exchange(self, message: WorkerMessage, now: float) -> WorkerReport:
         """Obey the message, let time pass until `now`, and report."""
+        self.advance(now)
         self._acknowledge(message.acknowledged)
         for attempt_id in message.withdrawn:
             self._forget(attempt_id)
-        if message.drain_seconds is not None and self.drained_at is None:
-            self.drained_at = now + message.drain_seconds
         for order in message.orders:
             self._take(order, now)
-        self._advance(now)
-        return self._report(now)
-
-    def next_time(self) -> float:
-        """When something next changes: the engine is up, a record is there, or the queue runs short."""
-        times = [self.coming[0].at] if self.coming else []
-        return min(times, default=float("inf"))
+        if message.drain_seconds is not None and self.drained_at is None:
+            self.drained_at = now + message.drain_seconds
+            self._give_back(now)
+        return self._report(now, message.seen)
 
     def lost_seconds(self, now: float) -> float:
-        """Engine seconds spent on samples that have not been reported, if the worker vanished now."""
-        unreported = sum(item.seconds for item in self.coming)
-        return max(0.0, unreported - max(0.0, self.free_at - now))
+        """Engine seconds already spent on samples that have not been reported: what a loss now throws away."""
+        spent = (min(item.seconds, now - (item.at - item.delay - item.seconds)) for item in self.coming)
+        return sum(max(0.0, seconds) for seconds in spent)
 
     def _acknowledge(self, number: int) -> None:
         while self.unsafe and self.first_record <= number:
@@ -99,6 +100,23 @@ class SimWorker:
         self.free_at -= sum(item.seconds for item in dropped)
         self.orders.pop(attempt_id, None)
 
+    def _give_back(self, now: float) -> None:
+        """A drain: what is in the engine is finished, every other sample goes back."""
+        assert self.drained_at is not None
+        kept, back = [], {}
+        for item in self.coming:
+            begun = item.at - item.delay - item.seconds <= now
+            if item.index is not None and begun and item.at <= self.drained_at:
+                kept.append(item)
+            else:
+                back[item.attempt_id] = AttemptEnd(attempt_id=item.attempt_id, released=True)
+        self.free_at = max((item.at - item.delay for item in kept), default=now)
+        ends = [
+            _Item(attempt_id, None, max((i.at for i in kept if i.attempt_id == attempt_id), default=now))
+            for attempt_id in back
+        ]
+        self.coming = deque(sorted([*kept, *ends], key=lambda item: item.at))
+
     def _take(self, order: ShardOrder, now: float) -> None:
         if order.attempt_id in self.orders:
             return
@@ -108,16 +126,17 @@ class SimWorker:
         delay = time.seconds * max(0.0, time.in_flight - 1) / 2
         for index in order.indices:
             self.free_at += time.seconds
-            self.coming.append(_Item(order.attempt_id, index, self.free_at + delay, time.seconds))
+            self.coming.append(_Item(order.attempt_id, index, self.free_at + delay, time.seconds, delay))
         self.coming.append(_Item(order.attempt_id, None, self.free_at + delay))
 
-    def _advance(self, now: float) -> None:
+    def advance(self, now: float) -> None:
+        """Let time pass: what is done by now becomes a record."""
         while self.coming and self.coming[0].at <= now:
             item = self.coming.popleft()
             self.busy_seconds += item.seconds
             if item.index is None:
                 self.orders.pop(item.attempt_id, None)
-                self.unsafe.append(AttemptEnd(attempt_id=item.attempt_id))
+                self.unsafe.append(AttemptEnd(attempt_id=item.attempt_id, released=self.drained_at is not None))
             else:
                 self.unsafe.append(self._outcome(self.orders[item.attempt_id], item))
 
@@ -136,14 +155,14 @@ class SimWorker:
             seconds_total=item.seconds,
         )
 
-    def _report(self, now: float) -> WorkerReport:
+    def _report(self, now: float, seen: int) -> WorkerReport:
         waiting = sum(item.index is not None for item in self.coming)
         ahead = max(0, waiting - self.start.engine.max_in_flight)
         return WorkerReport(
             name=self.start.name,
             condition=self._condition(now),
-            first_record=self.first_record,
-            records=tuple(self.unsafe),
+            first_record=max(self.first_record, seen + 1),
+            records=tuple(islice(self.unsafe, max(0, seen + 1 - self.first_record), None)),
             attempts=tuple(self.orders),
             num_pending=ahead,
             facts=self._facts() if now >= self.ready_at else None,
@@ -155,7 +174,7 @@ class SimWorker:
         if now < self.ready_at:
             return Condition.LOADING
         if self.drained_at is not None:
-            return Condition.DRAINED if not self.orders else Condition.DRAINING
+            return Condition.DRAINING if self.orders else Condition.DRAINED
         return Condition.READY
 
     def _facts(self) -> EngineFacts:

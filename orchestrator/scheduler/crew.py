@@ -1,0 +1,208 @@
+"""The workers of a campaign: hiring, adopting, and seeing off those that are gone, broken or not needed."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from orchestrator.domain.retry import backoff_seconds, may_start_again
+from orchestrator.domain.states import WorkerState
+from orchestrator.scheduler.ledger import Loss
+from orchestrator.scheduler.member import Member
+from orchestrator.scheduler.pool import Gone, WorkerPool
+from orchestrator.scheduler.settings import LoopSettings
+from orchestrator.scheduler.staffing import Demand, next_engine, surplus_engines
+from orchestrator.store import endings, fleet, leases
+from orchestrator.store.campaigns import Grip
+from orchestrator.store.plan import CampaignPlan, Remaining
+from workers.exchange import Condition, WorkerReport, WorkerStart
+from workers.failures import Failure, FailureKind
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A worker that leaves the crew: what the store is told, and whether something went wrong."""
+
+    loss: Loss
+    state: WorkerState
+    failure: Failure | None = None
+    at_start: bool = False
+
+
+class Crew:
+    """Members by name, and the starts that failed."""
+
+    def __init__(self, plan: CampaignPlan, pool: WorkerPool, settings: LoopSettings, now: Callable[[], float]) -> None:
+        self.members: dict[str, Member] = {}
+        self._plan, self._pool, self._settings, self._now = plan, pool, settings, now
+        self._failed_starts: Counter[str] = Counter()
+        self._start_after: dict[str, float] = {}
+        self.hopeless: dict[str, Failure] = {}
+        """Engines that cannot start, with the reason."""
+
+    def all(self) -> list[Member]:
+        return list(self.members.values())
+
+    def hire(self, connection: sa.Connection, grip: Grip, engine_key: str) -> Member:
+        """Register one more worker; `welcome` starts it once that is committed."""
+        name = f"{self._plan.name}-{uuid.uuid4().hex[:8]}"
+        worker_id = fleet.register(
+            connection,
+            grip,
+            name=name,
+            pool=self._pool.name,
+            engine_key=engine_key,
+            model_name=self._plan.model_names[engine_key],
+        )
+        return Member(worker_id, name, engine_key, self._plan.engines[engine_key], self._now())
+
+    def welcome(self, member: Member) -> None:
+        """Start a registered worker."""
+        self.members[member.name] = member
+        self._pool.start(
+            WorkerStart(
+                name=member.name,
+                campaign=self._plan.name,
+                engine_name=self._plan.engine_name,
+                engine=member.engine,
+                stall_seconds=self._settings.stall_seconds,
+                canary_seconds=self._settings.canary_seconds,
+                orphan_seconds=self._settings.orphan_seconds,
+            )
+        )
+
+    def adopt(self, known: Sequence[fleet.KnownWorker], open_by_worker: Mapping[int, set[int]]) -> list[Member]:
+        """Take over the living workers of an earlier orchestrator; returns those that are gone."""
+        found = self._pool.adopt({w.name: self._plan.engines[w.engine_key] for w in known})
+        for worker in known:
+            if worker.name in found:
+                member = self._known(worker)
+                member.open = set(open_by_worker.get(worker.id, ()))
+                member.delivered = set(member.open)
+                self.members[worker.name] = member
+        return self.out_of_reach([worker for worker in known if worker.name not in found])
+
+    def out_of_reach(self, known: Sequence[fleet.KnownWorker]) -> list[Member]:
+        """Workers that this pool cannot have."""
+        return [self._known(worker) for worker in known]
+
+    def _known(self, worker: fleet.KnownWorker) -> Member:
+        engine = self._plan.engines[worker.engine_key]
+        member = Member(worker.id, worker.name, worker.engine_key, engine, self._now())
+        member.is_up = worker.state is not WorkerState.STARTING
+        return member
+
+    def hear(self, answers: Mapping[str, WorkerReport | Gone]) -> list[Departure]:
+        """Take reports in; returns the workers whose process is gone."""
+        departures = []
+        for name, answer in answers.items():
+            member = self.members.get(name)
+            if member is None:
+                continue
+            if isinstance(answer, Gone):
+                departures.append(_departure_of_gone(member, answer))
+            else:
+                member.hear(answer, self._now())
+        return departures
+
+    def departing(self) -> list[Departure]:
+        """Members that fell silent, broke, lost our trust, or have drained."""
+        return [d for member in self.members.values() if (d := self._departure(member)) is not None]
+
+    def _departure(self, member: Member) -> Departure | None:
+        if self._now() - member.heard_at > self._settings.lease_seconds and member.is_up:
+            return Departure(Loss(member, "silent for too long"), WorkerState.LOST)
+        if member.condition is Condition.BROKEN and member.has_told_all:
+            failure = member.report.failure if member.report else None
+            reason = failure.message if failure else "broken"
+            at_start = failure is not None and failure.where == "start"
+            return Departure(Loss(member, reason), WorkerState.LOST, failure, at_start)
+        if member.condition is Condition.DRAINED and member.has_told_all:
+            return Departure(Loss(member, "drained", FailureKind.PREEMPTED), WorkerState.STOPPED)
+        return None
+
+    def note_departure(self, connection: sa.Connection, grip: Grip, leaving: Departure) -> None:
+        """Write what a departure means for the worker and its engine."""
+        member = leaving.loss.member
+        fleet.become(connection, grip, [member.id], leaving.state, leaving.loss.reason)
+        if leaving.failure is not None:
+            endings.log_worker_failure(connection, grip, leaving.failure, member.id)
+        if leaving.at_start:
+            failure = leaving.failure or Failure(
+                kind=FailureKind.ENGINE_CRASH,
+                message=f"it went away while starting: {leaving.loss.reason}",
+                where="start",
+            )
+            failures = self._failed_starts[member.engine_key] + 1
+            if not may_start_again(failure.kind, failures, self._settings.policy):
+                endings.fail_engine(connection, grip, member.engine_key, failure, member.id)
+
+    def see_off(self, leaving: Departure) -> None:
+        """The store knows: end the worker and remember a failed start."""
+        member, policy = leaving.loss.member, self._settings.policy
+        self.members.pop(member.name, None)
+        self._pool.stop([member.name])
+        if leaving.at_start:
+            self._failed_starts[member.engine_key] += 1
+            wait = backoff_seconds(self._failed_starts[member.engine_key] - 1, policy)
+            self._start_after[member.engine_key] = self._now() + wait
+            kind = leaving.failure.kind if leaving.failure else FailureKind.ENGINE_CRASH
+            if not may_start_again(kind, self._failed_starts[member.engine_key], policy):
+                self.hopeless[member.engine_key] = leaving.failure or Failure(kind=kind, message=leaving.loss.reason)
+
+    def note_up(self, member: Member) -> None:
+        member.is_up = True
+        self._failed_starts.pop(member.engine_key, None)
+
+    def demands(self, left: Mapping[str, Remaining]) -> dict[str, Demand]:
+        """Ready work and workers, by engine."""
+        staff = Counter(m.engine_key for m in self.members.values() if not m.told_to_drain)
+        return {
+            key: Demand(
+                left[key].num_samples if key in left else 0, left[key].num_shards if key in left else 0, staff[key]
+            )
+            for key in self._plan.engines
+        }
+
+    def next_hire(self, left: Mapping[str, Remaining], hired: Sequence[Member]) -> str | None:
+        """The engine that one more worker should load now, besides those just `hired`."""
+        more = Counter(member.engine_key for member in hired)
+        demands = {k: replace(d, num_workers=d.num_workers + more[k]) for k, d in self.demands(left).items()}
+        return next_engine(demands, lambda key: self._room(key) - sum(more.values()))
+
+    def dismiss(self, connection: sa.Connection, grip: Grip, member: Member) -> None:
+        """The end of a campaign or of a drain: what is open goes back, nobody is charged."""
+        still_open = leases.open_attempts_of_worker(connection, member.id).values()
+        endings.release_attempts(connection, grip, still_open, "the orchestrator stops")
+        fleet.become(connection, grip, [member.id], WorkerState.STOPPED, "no longer needed")
+
+    def surplus(self, left: Mapping[str, Remaining]) -> list[Member]:
+        """Idle workers that stand in the way of an engine with work."""
+        keys = surplus_engines(self.demands(left))
+        return [
+            m for m in self.members.values() if m.engine_key in keys and m.is_up and m.is_idle and not m.told_to_drain
+        ]
+
+    def _room(self, engine_key: str) -> int:
+        if engine_key in self.hopeless or self._now() < self._start_after.get(engine_key, 0.0):
+            return 0
+        return self._pool.room(self._plan.engines[engine_key])
+
+
+def departure_of_missing(member: Member) -> Departure:
+    """A worker of an earlier orchestrator that is not there any more."""
+    return Departure(Loss(member, "not found by the new orchestrator"), WorkerState.LOST)
+
+
+def departure_of_distrusted(member: Member, why: str) -> Departure:
+    return Departure(Loss(member, why), WorkerState.LOST)
+
+
+def _departure_of_gone(member: Member, gone: Gone) -> Departure:
+    kind = FailureKind.PREEMPTED if gone.preempted else FailureKind.WORKER_LOST
+    at_start = not member.is_up and not gone.preempted
+    return Departure(Loss(member, gone.reason, kind), WorkerState.LOST, at_start=at_start)

@@ -1,0 +1,318 @@
+"""The loop that drives a campaign: one thread, one transaction a tick."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from orchestrator.domain.states import CampaignState, Ending, ShardState
+from orchestrator.scheduler import ledger
+from orchestrator.scheduler.crew import Crew, Departure, departure_of_distrusted, departure_of_missing
+from orchestrator.scheduler.ledger import Committed
+from orchestrator.scheduler.member import Member
+from orchestrator.scheduler.orders import shard_order
+from orchestrator.scheduler.outage import Outage
+from orchestrator.scheduler.pool import WorkerPool
+from orchestrator.scheduler.settings import LoopSettings
+from orchestrator.scheduler.staffing import num_shards_to_claim, samples_wanted
+from orchestrator.store import fleet, leases, plan
+from orchestrator.store.campaigns import Fence, Grip, change_state, hold
+from orchestrator.store.endings import release_attempts
+from orchestrator.store.leases import Claim
+from orchestrator.store.plan import CampaignPlan, Remaining
+from orchestrator.store.schema import shards
+from orchestrator.store.session import Store, StoreUnavailable
+from workers.exchange import Condition
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one transaction decided, for memory to follow after the commit."""
+
+    done: Committed
+    departures: list[Departure] = field(default_factory=list)
+    claims: list[tuple[Member, list[Claim]]] = field(default_factory=list)
+    hired: list[Member] = field(default_factory=list)
+    looked: bool = False
+    reaped: list[int] = field(default_factory=list)
+
+
+class CampaignLoop:
+    """Drives one campaign under one fence. Call `start` once, then `tick` until it returns False."""
+
+    def __init__(
+        self,
+        store: Store,
+        fence: Fence,
+        campaign: CampaignPlan,
+        pool: WorkerPool,
+        settings: LoopSettings,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.state = CampaignState.RUNNING
+        self.num_unfinished = -1
+        self._store, self._fence, self._plan, self._pool, self._settings = store, fence, campaign, pool, settings
+        self._now, self._pause = clock, pause
+        self._crew = Crew(campaign, pool, settings, clock)
+        self._outage = Outage(store, fence, settings, clock)
+        self._left: dict[str, Remaining] = {}
+        self._gone: list[Departure] = []
+        self._listened_at = self._looked_at = self._noted_at = self._renewed_at = float("-inf")
+        self._drain_until: float | None = None
+        self._released = False
+
+    @property
+    def members(self) -> list[Member]:
+        return self._crew.all()
+
+    def start(self) -> None:
+        """Take stock: replay what an earlier orchestrator left on disk, adopt its workers, free the rest."""
+        self._outage.replay_leftovers()
+        with self._store.write() as connection:
+            grip = hold(connection, self._fence)
+            leases.renew_all(connection, grip, self._settings.lease_seconds)
+            known = fleet.living(connection, grip)
+            current = plan.open_of_workers(connection, grip.campaign_id)
+        here = [worker for worker in known if worker.pool == self._pool.name]
+        elsewhere = [worker for worker in known if worker.pool != self._pool.name]
+        gone = [*self._crew.adopt(here, current), *self._crew.out_of_reach(elsewhere)]
+        self._gone += [departure_of_missing(member) for member in gone]
+
+    def drain(self, grace_seconds: float) -> None:
+        """Take no more work and return what is in flight within the grace period; `tick` then ends."""
+        if self._drain_until is None:
+            self._drain_until = self._now() + grace_seconds
+            for member in self._crew.all():
+                member.drain_seconds = max(0.0, grace_seconds - 2.0)
+
+    def tick(self) -> bool:
+        """One round: listen, record, follow. False when the campaign is over or everything has been drained."""
+        self._listen()
+        try:
+            made = self._commit()
+        except StoreUnavailable as error:
+            self._outage.endure(error, self._crew.all())
+            return True
+        self._outage.over(self._crew.all())
+        if made is not None:
+            self._follow(made)
+        return not self._is_over()
+
+    def _listen(self) -> None:
+        """Send what each free worker should know and take in what comes back."""
+        release = self.state is CampaignState.PAUSED
+        self._pace()
+        free = self._pool.free()
+        messages = {m.name: m.message(self._fence.epoch, release=release) for m in self._crew.all() if m.name in free}
+        answers = self._pool.exchange(messages, self._settings.tick_seconds)
+        gone = {d.loss.member.name for d in self._gone}
+        self._gone += [d for d in self._crew.hear(answers) if d.loss.member.name not in gone]
+        for name, seconds in self._pool.leaving().items():
+            member = self._crew.members.get(name)
+            if member is not None and not member.told_to_drain:
+                member.drain_seconds = max(0.0, seconds - 5.0)
+
+    def _pace(self) -> None:
+        """No two exchanges within one tick's time."""
+        wait = self._listened_at + self._settings.tick_seconds - self._now()
+        if wait > 0:
+            self._pause(wait)
+        self._listened_at = self._now()
+
+    def _commit(self) -> _Round | None:
+        """Everything that this round changes in the store, in one transaction; None when there is nothing."""
+        departures = self._departures()
+        look = self._now() - self._looked_at >= self._look_seconds()
+        hungry = [m for m in self._crew.all() if self._appetite(m) > 0]
+        if not (look or departures or hungry or any(m.backlog for m in self._crew.all())):
+            return None
+        with self._store.write() as connection:
+            made = _Round(ledger.record_heard(connection, self._fence, self._crew.all(), self._settings.policy))
+            grip = made.done.grip
+            self._outage.excuse(connection, grip)
+            self._see_off(connection, grip, made, departures)
+            if look or departures:
+                self._look(connection, grip, made)
+            left = made.done.remaining if made.looked else self._left
+            self._claim(connection, grip, made, dict(left))
+            self._hire(connection, grip, made, left)
+        return made
+
+    def _look_seconds(self) -> float:
+        """Sooner when nobody has anything to do: then either work or the end is to be found."""
+        is_quiet = all(m.is_idle for m in self._crew.all())
+        return min(0.2, self._settings.look_seconds) if is_quiet else self._settings.look_seconds
+
+    def _departures(self) -> list[Departure]:
+        found = {d.loss.member.name: d for d in [*self._crew.departing(), *self._gone]}
+        return list(found.values())
+
+    def _see_off(self, connection: sa.Connection, grip: Grip, made: _Round, departures: list[Departure]) -> None:
+        for member in self._crew.all():
+            if member.id in made.done.distrusted:
+                departures = [*departures, departure_of_distrusted(member, made.done.distrusted[member.id])]
+        ledger.take_back(connection, grip, [d.loss for d in departures], self._settings.policy)
+        for leaving in departures:
+            self._crew.note_departure(connection, grip, leaving)
+        made.departures = departures
+
+    def _look(self, connection: sa.Connection, grip: Grip, made: _Round) -> None:
+        """The slower part of a round: leases, progress, demands, the campaign's state."""
+        made.looked = True
+        members = self._crew.all()
+        if grip.state is CampaignState.CANCELLED:
+            self._cancel_leased(connection, grip)
+        plan.begin(connection, grip)
+        if self._now() - self._renewed_at >= self._settings.lease_seconds / 4:
+            heard = [m for m in members if self._now() - m.heard_at < self._settings.lease_seconds / 4]
+            leases.renew(connection, grip, [m.id for m in heard], self._settings.lease_seconds)
+            self._renewed_at = self._now()
+        made.reaped = ledger.reap(connection, grip, self._settings.policy)
+        self._free_vanished(connection, grip)
+        ledger.note_progress(connection, grip, members, made.done)
+        ledger.look_around(connection, made.done)
+        if self._now() - self._noted_at >= self._settings.record_seconds:
+            flying = sum(m.report.progress.num_in_flight for m in members if m.report)
+            plan.note_tick(connection, grip, num_in_flight=flying, num_workers=len(members))
+            self._noted_at = self._now()
+        self.num_unfinished = plan.num_unfinished(connection, grip.campaign_id)
+        if self.num_unfinished == 0 and grip.state is CampaignState.RUNNING:
+            change_state(connection, grip.campaign_id, grip.now, CampaignState.COMPLETE, "no shard is left to do")
+
+    def _cancel_leased(self, connection: sa.Connection, grip: Grip) -> None:
+        for worker_id, attempt_ids in plan.open_of_workers(connection, grip.campaign_id).items():
+            leases.close(connection, grip, attempt_ids, Ending.CANCELLED)
+            _log.info("cancelled %d attempts of worker %d", len(attempt_ids), worker_id)
+        connection.execute(
+            sa.update(shards)
+            .where(shards.c.campaign_id == grip.campaign_id, shards.c.state.in_((ShardState.LEASED, ShardState.READY)))
+            .values(state=ShardState.CANCELLED)
+        )
+
+    def _free_vanished(self, connection: sa.Connection, grip: Grip) -> None:
+        """Orders that never arrived go back at once."""
+        lost = {attempt_id for member in self._crew.all() for attempt_id in member.vanished()}
+        release_attempts(connection, grip, leases.open_attempts(connection, lost).values(), "the order never arrived")
+
+    def _claim(self, connection: sa.Connection, grip: Grip, made: _Round, left: dict[str, Remaining]) -> None:
+        if self._drain_until is not None:
+            return
+        leaving = {d.loss.member.id for d in made.departures}
+        for member in sorted(self._crew.all(), key=lambda m: m.num_held):
+            number = self._shards_for(member, left) if member.id not in leaving else 0
+            if number:
+                claims = ledger.claim_for(
+                    connection,
+                    grip,
+                    member,
+                    number,
+                    lease_seconds=self._settings.lease_seconds,
+                    policy=self._settings.policy,
+                )
+                made.claims.append((member, claims))
+                _take_from(left, member.engine_key, claims, number)
+        self._left = left
+
+    def _appetite(self, member: Member) -> int:
+        """Samples that this worker should hold beyond those it has."""
+        usable = member.condition is Condition.READY and not member.told_to_drain
+        if not usable or member.drain_seconds is not None or self._drain_until is not None:
+            return 0
+        if self.state is not CampaignState.RUNNING or self._left.get(member.engine_key, _NOTHING).num_shards == 0:
+            return 0
+        return self._wanted(member) - member.num_held
+
+    def _wanted(self, member: Member) -> int:
+        return samples_wanted(
+            max_in_flight=member.engine.max_in_flight,
+            per_second=member.per_second(),
+            lookahead_seconds=self._settings.lookahead_seconds,
+        )
+
+    def _shards_for(self, member: Member, left: Mapping[str, Remaining]) -> int:
+        ready = left.get(member.engine_key, _NOTHING)
+        if self._appetite(member) <= 0 or not ready.num_shards:
+            return 0
+        return num_shards_to_claim(
+            num_held=member.num_held,
+            num_wanted=self._wanted(member),
+            samples_per_shard=max(1, ready.num_samples // ready.num_shards),
+            num_ready=ready.num_shards,
+            num_workers=sum(m.engine_key == member.engine_key for m in self._crew.all()),
+            num_least=2 * member.engine.max_in_flight,
+        )
+
+    def _hire(self, connection: sa.Connection, grip: Grip, made: _Round, left: Mapping[str, Remaining]) -> None:
+        if not made.looked or self._drain_until is not None or grip.state is not CampaignState.RUNNING:
+            return
+        for member in self._crew.surplus(left):
+            member.drain_seconds = 0.0
+        while (engine_key := self._crew.next_hire(left, made.hired)) is not None:
+            made.hired.append(self._crew.hire(connection, grip, engine_key))
+
+    def _follow(self, made: _Round) -> None:
+        """The commit stands: memory, workers and pool follow."""
+        done = made.done
+        self.state = done.grip.state
+        for member in self._crew.all():
+            member.committed(done.num_records.get(member.id, 0))
+            member.note_speed(self._now(), done.num_outcomes.get(member.id, 0))
+            member.num_uncounted = 0 if made.looked else member.num_uncounted + done.num_outcomes.get(member.id, 0)
+            if member.report is not None and member.report.facts is not None and not member.is_up:
+                self._crew.note_up(member)
+        for leaving in made.departures:
+            self._crew.see_off(leaving)
+        self._gone = []
+        if made.looked:
+            self._looked_at, self._left = self._now(), done.remaining
+            self._compare(done)
+        for member, claims in made.claims:
+            member.open.update(c.attempt_id for c in claims)
+            member.outbox += [shard_order(self._plan, c) for c in claims]
+        for member in made.hired:
+            self._crew.welcome(member)
+
+    def _compare(self, done: Committed) -> None:
+        """What the store calls current and what the workers do must agree; the store wins."""
+        for member in self._crew.all():
+            member.open = set(done.open.get(member.id, ()))
+            member.delivered &= member.open
+            if member.report is not None:
+                member.withdrawn = member.strangers()
+
+    def _is_over(self) -> bool:
+        if self._drain_until is not None:
+            return self._is_drained()
+        finished = self.num_unfinished == 0 and not any(m.backlog for m in self._crew.all())
+        return finished or (self.state is CampaignState.CANCELLED and self.num_unfinished >= 0)
+
+    def _is_drained(self) -> bool:
+        assert self._drain_until is not None
+        return not self._crew.members or self._now() > self._drain_until
+
+    def finish(self) -> None:
+        """Give back whatever is still open and forget the workers; for the end of a drain or of a campaign."""
+        with self._store.write() as connection:
+            grip = hold(connection, self._fence)
+            for member in self._crew.all():
+                self._crew.dismiss(connection, grip, member)
+
+
+_NOTHING = Remaining(0, 0)
+
+
+def _take_from(left: dict[str, Remaining], engine_key: str, claims: list[Claim], asked: int) -> None:
+    """Count claims off what is left; fewer than asked for means that nothing more is ready now."""
+    before = left[engine_key]
+    if len(claims) < asked:
+        left[engine_key] = _NOTHING
+        return
+    samples = before.num_samples - sum(len(c.indices) for c in claims)
+    left[engine_key] = Remaining(before.num_shards - len(claims), max(0, samples))

@@ -1,0 +1,117 @@
+"""What the loop knows about one of its workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from workers.core import RECORDS_A_REPORT
+from workers.engine import EngineSpec
+from workers.exchange import Condition, Record, WorkerMessage, WorkerReport
+from workers.protocol import ShardOrder
+
+_SPEED_MEMORY_SECONDS = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A worker of this campaign, alive as far as we know."""
+
+    id: int
+    name: str
+    engine_key: str
+    engine: EngineSpec
+    heard_at: float
+    """Our monotonic clock."""
+    condition: Condition = Condition.LOADING
+    is_up: bool = False
+    """The store knows that its engine is loaded."""
+    seen: int = 0
+    acknowledged: int = 0
+    backlog: deque[Record] = field(default_factory=deque)
+    """Records that have arrived and are not in the store yet, oldest first."""
+    open: set[int] = field(default_factory=set)
+    """Attempts that the store calls current."""
+    delivered: set[int] = field(default_factory=set)
+    """Of these, the ones whose orders have reached the worker."""
+    outbox: list[ShardOrder] = field(default_factory=list)
+    withdrawn: set[int] = field(default_factory=set)
+    drain_seconds: float | None = None
+    told_to_drain: bool = False
+    report: WorkerReport | None = None
+    num_uncounted: int = 0
+    """Outcomes recorded since its row was last written."""
+    num_spooled: int = 0
+    """Records of the backlog that are on the local disk."""
+    speed: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def num_held(self) -> int:
+        """Samples that it still has to do, those on their way included."""
+        working = self.report.num_pending + self.report.progress.num_in_flight if self.report else 0
+        return working + sum(len(order.indices) for order in self.outbox)
+
+    @property
+    def has_told_all(self) -> bool:
+        """Every record that it holds has been taken in."""
+        return not self.backlog and self.report is not None and not self.report.records
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing to do, nothing to tell."""
+        return self.has_told_all and not self.num_held and not self.outbox and not self.open
+
+    def message(self, epoch: int, *, release: bool) -> WorkerMessage:
+        """What to tell it next; orders are sent once."""
+        message = WorkerMessage(
+            epoch=epoch,
+            orders=tuple(self.outbox),
+            acknowledged=self.acknowledged,
+            seen=self.seen,
+            withdrawn=tuple(self.withdrawn),
+            release=release,
+            drain_seconds=self.drain_seconds,
+        )
+        self.delivered.update(order.attempt_id for order in self.outbox)
+        self.told_to_drain |= self.drain_seconds is not None
+        self.outbox, self.drain_seconds = [], None
+        self.withdrawn.clear()
+        return message
+
+    def hear(self, report: WorkerReport, now: float) -> None:
+        """Take in a report: its new records join the backlog, in order."""
+        self.heard_at, self.report, self.condition = now, report, report.condition
+        if self.seen < report.first_record - 1:  # adopted: an earlier orchestrator acknowledged those before
+            self.seen = self.acknowledged = report.first_record - 1
+        self.backlog.extend(report.records[self.seen + 1 - report.first_record :])
+        self.seen = max(self.seen, report.first_record + len(report.records) - 1)
+
+    def committed(self, num_records: int) -> None:
+        """The oldest records of the backlog are in the store."""
+        for _ in range(num_records):
+            self.backlog.popleft()
+        self.acknowledged += num_records
+        self.num_spooled = max(0, self.num_spooled - num_records)
+
+    def note_speed(self, now: float, num_outcomes: int) -> None:
+        self.speed.append((now, num_outcomes))
+        while self.speed and now - self.speed[0][0] > _SPEED_MEMORY_SECONDS:
+            self.speed.popleft()
+
+    def per_second(self) -> float:
+        """Outcomes a second over the last minute; 0 until there are some."""
+        if len(self.speed) < 2:
+            return 0.0
+        span = self.speed[-1][0] - self.speed[0][0]
+        return sum(n for _, n in list(self.speed)[1:]) / span if span > 1.0 else 0.0
+
+    def strangers(self) -> set[int]:
+        """Attempts that it works on although the store has closed them."""
+        held = set(self.report.attempts) if self.report else set()
+        return held - self.open
+
+    def vanished(self) -> set[int]:
+        """Attempts that were delivered and that it no longer knows: lost on the way."""
+        if self.report is None or self.backlog or len(self.report.records) >= RECORDS_A_REPORT:
+            return set()
+        return (self.open & self.delivered) - set(self.report.attempts)

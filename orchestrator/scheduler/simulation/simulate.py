@@ -1,0 +1,197 @@
+"""Run a whole campaign through the production loop and the real store, on simulated nodes and a simulated clock."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, exp
+from pathlib import Path
+
+from orchestrator.domain.campaign_cost import CampaignCost, EngineKind
+from orchestrator.domain.fleet import Fleet
+from orchestrator.domain.grid import Cell
+from orchestrator.scheduler.loop import CampaignLoop
+from orchestrator.scheduler.settings import LoopSettings
+from orchestrator.scheduler.simulation.baselines import BASELINES, BaselineResult, Work
+from orchestrator.scheduler.simulation.faults import FaultTrace, draw_faults, lower_bound
+from orchestrator.scheduler.simulation.sim_clock import SimClock
+from orchestrator.scheduler.simulation.sim_pool import Account, SimPool
+from orchestrator.scheduler.simulation.sim_worker import SampleTime
+from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign, take_over
+from orchestrator.store.plan import load_plan
+from orchestrator.store.session import Store, open_store
+from workers.engine import EngineSpec
+from workers.protocol import ShardOrder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What happens during a simulation."""
+
+    mtbf_seconds: float | None = None
+    """Mean time between losses of one node; None: no faults."""
+    away_seconds: float = 600.0
+    """A lost node is back, cold, after so long."""
+    load_scale: float = 1.0
+    """On the predicted time of an engine load."""
+    noise: float = 0.2
+    """Standard deviation (log) of the true seconds of a cell around the predicted ones."""
+    seed: int = 0
+    fold: int = 10
+    """Samples that are simulated as one; what a lost node throws away is coarser by this."""
+    step_seconds: float = 15.0
+    """Time between two rounds of the loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationResult:
+    """How the campaign went."""
+
+    makespan_seconds: float
+    lower_bound_seconds: float
+    useful_gpu_seconds: float
+    offered_gpu_seconds: float
+    """By nodes that were up, until the end."""
+    account: Account
+    least_loads: int
+    """Engine kinds' shares of the fleet, rounded up, plus one load for every engine that a fault took."""
+    num_shards: int
+    num_rounds: int
+    baselines: Mapping[str, BaselineResult] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        return self.makespan_seconds / self.lower_bound_seconds
+
+    @property
+    def busy_share(self) -> float:
+        return self.useful_gpu_seconds / self.offered_gpu_seconds
+
+    @property
+    def load_share(self) -> float:
+        return self.account.loading / self.offered_gpu_seconds
+
+    @property
+    def lost_share(self) -> float:
+        return (self.account.cut + self.account.busy - self.useful_gpu_seconds) / self.offered_gpu_seconds
+
+
+class Simulation:
+    """One campaign on one fleet under one scenario."""
+
+    def __init__(self, cells: Sequence[Cell], fleet: Fleet, scenario: Scenario, *, shard_samples: int | None = None):
+        """Raises ModelError for a model of unknown shape."""
+        self._scenario, self._fleet = scenario, fleet
+        folded = [replace(cell, num_samples=ceil(cell.num_samples / scenario.fold)) for cell in cells]
+        self._cells = {cell.key: cell for cell in folded}
+        self._cost = CampaignCost(cells, fleet.groups[0].gpu)
+        rng = random.Random(scenario.seed)
+        self._truth = {
+            cell.key: self._cost.seconds(cell)
+            * cell.num_samples
+            / self._cells[cell.key].num_samples
+            * exp(rng.gauss(0.0, scenario.noise) - scenario.noise**2 / 2)
+            for cell in cells
+        }
+        self._nodes = fleet.nodes()
+        self.useful_gpu_seconds = sum(
+            self._truth[c.key] * c.num_samples * c.engine.tensor_parallel for c in self._cells.values()
+        )
+        ideal = self.useful_gpu_seconds / fleet.num_gpus
+        mtbf, away = scenario.mtbf_seconds, scenario.away_seconds
+        self._trace: FaultTrace = draw_faults(
+            self._nodes, mtbf_seconds=mtbf, away_seconds=away, horizon_seconds=5 * ideal + 3600, seed=scenario.seed
+        )
+
+    def run(self) -> SimulationResult:
+        """The production loop until the campaign is complete."""
+        clock = SimClock()
+        with tempfile.TemporaryDirectory() as folder, open_store(f"sqlite:///{Path(folder) / 'store'}") as store:
+            clock.rule(store)
+            pool = self._pool(clock)
+            rounds = self._drive(store, clock, pool)
+        bound = lower_bound(self._nodes, self._trace, self.useful_gpu_seconds)
+        return SimulationResult(
+            makespan_seconds=clock.now,
+            lower_bound_seconds=bound,
+            useful_gpu_seconds=self.useful_gpu_seconds,
+            offered_gpu_seconds=self._offered(clock.now),
+            account=pool.account,
+            least_loads=self._least_loads(bound) + pool.account.num_forced,
+            num_shards=0,
+            num_rounds=rounds,
+        )
+
+    def baselines(self) -> dict[str, BaselineResult]:
+        """What static splitting and first-in-first-out make of the same work and faults."""
+        work = [self._work(cell) for cell in self._cells.values()]
+        return {name: policy(self._nodes, self._trace, work) for name, policy in BASELINES.items()}
+
+    def _pool(self, clock: SimClock) -> SimPool:
+        return SimPool(
+            self._nodes,
+            self._trace,
+            clock,
+            time_of=self._time_of,
+            load_seconds=self._load_seconds,
+            step_seconds=self._scenario.step_seconds,
+        )
+
+    def _drive(self, store: Store, clock: SimClock, pool: SimPool) -> int:
+        campaign = NewCampaign(
+            name="simulation", cells=list(self._cells.values()), spec={}, engine_name="simulated", settings=Settings()
+        )
+        create_campaign(store, campaign)
+        fence = take_over(store, "simulation", "simulation", ttl_seconds=1e9)
+        loop = CampaignLoop(store, fence, load_plan(store, fence), pool, self._settings(), clock)
+        loop.start()
+        rounds = 1
+        while loop.tick():
+            rounds += 1
+        pool.close()
+        return rounds
+
+    def _settings(self) -> LoopSettings:
+        step = self._scenario.step_seconds
+        return LoopSettings(
+            tick_seconds=step, look_seconds=step, lease_seconds=20 * step, record_seconds=3600.0, canary_seconds=0.0
+        )
+
+    def _time_of(self, order: ShardOrder) -> SampleTime:
+        cell = self._cells[order.cell_key]
+        kind = self._kind(cell)
+        folded = kind.in_flight(cell.length_tokens) / self._scenario.fold
+        return SampleTime(self._truth[cell.key], max(1.0, folded))
+
+    def _kind(self, cell: Cell) -> EngineKind:
+        return self._cost.engine_of(cell)
+
+    def _load_seconds(self, engine: EngineSpec) -> float:
+        found = next(kind for kind in self._cost.engines.values() if kind.engine == engine)
+        return found.load_seconds * self._scenario.load_scale
+
+    def _offered(self, until: float) -> float:
+        away = sum(min(o.end, until) - o.start for o in self._trace.outages if o.start < until)
+        per_node = self._nodes[0].num_gpus
+        return self._fleet.num_gpus * until - away * per_node
+
+    def _least_loads(self, bound: float) -> int:
+        seconds: dict[str, float] = {}
+        for cell in self._cells.values():
+            key = self._kind(cell).key
+            seconds[key] = seconds.get(key, 0.0) + self._truth[cell.key] * cell.num_samples
+        return sum(ceil(total / bound) for total in seconds.values())
+
+    def _work(self, cell: Cell) -> Work:
+        kind = self._kind(cell)
+        seconds = self._truth[cell.key]
+        folded = max(1.0, kind.in_flight(cell.length_tokens) / self._scenario.fold)
+        return Work(
+            engine=kind.key,
+            gpus=kind.gpus,
+            seconds=seconds * cell.num_samples,
+            load_seconds=kind.load_seconds * self._scenario.load_scale,
+            in_flight_seconds=seconds * folded / 2,
+        )
