@@ -67,6 +67,7 @@ OUTCOME_COLUMNS: tuple[Column, ...] = (
     Column("seconds_to_first_token", "float", "from submission to the first token, seconds"),
     Column("seconds_decode", "float", "from the first to the last token, seconds"),
     Column("seconds_total", "float", "from submission to the end, queueing included, seconds"),
+    Column("recorded_at", "float", "when the outcome reached the store, seconds since 1970, UTC"),
     Column("failure_kind", "string", "kind of the failure; empty when scored"),
     Column("failure_message", "string", "the failure in one line"),
 )
@@ -86,6 +87,7 @@ FRAME_COLUMNS: tuple[str, ...] = (
     "seconds_to_first_token",
     "seconds_decode",
     "seconds_total",
+    "recorded_at",
     "failure_kind",
 )
 """Columns of OUTCOME_COLUMNS that analyses hold in memory, besides those that follow from the cell."""

@@ -7,7 +7,7 @@ paired comparison possible.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +36,8 @@ class CampaignFrames:
     outcomes: pd.DataFrame
     provenance: Mapping[str, str] = field(default_factory=dict)
     """What a reader needs to trust the numbers: revision, versions, dates, store; printed as it is."""
-    throughput: pd.DataFrame | None = None
-    """Attempts: `engine`, `num_gpus`, `seconds`, `num_outcomes`, `outcome`; None when unknown."""
+    examples: Sequence[Mapping[str, str]] = ()
+    """A few outcomes to look at, with their texts: `method`, `task`, `verdict`, `extracted`, `reason`, `completion`."""
 
     @property
     def num_planned(self) -> int:
@@ -70,13 +70,14 @@ def outcomes_frame(chunks: Iterable[Iterable[Mapping[str, Any]]]) -> pd.DataFram
 def _chunk(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     columns = {name: [row.get(name) for row in rows] for name in FRAME_COLUMNS} if rows else {}
     frame = pd.DataFrame(columns, columns=list(FRAME_COLUMNS))
-    for name in _NUMBERS:
-        frame[name] = pd.to_numeric(frame[name]).astype("float32" if name != "score" else "float64")
+    for name in (*_NUMBERS, "recorded_at"):
+        frame[name] = pd.to_numeric(frame[name]).astype("float64" if name in _EXACT else "float32")
     for name in ("seed", "index"):
         frame[name] = frame[name].astype("int64")
     return frame
 
 
+_EXACT = ("score", "recorded_at")
 _NUMBERS = (
     "score",
     "density_prefill",

@@ -28,7 +28,8 @@ def minimise(
 ) -> Array:
     """Coefficients of `matrix` [points, columns] with the least mean loss against `target` [points].
 
-    Column 0 must be the intercept. `ridge` penalises each standardised column; `start` is on the raw scale.
+    Column 0 must be the intercept. `ridge` penalises each standardised column; `start`, on the raw scale, is where a
+    refit begins; it then stops a little earlier.
     """
     from scipy.optimize import minimize
 
@@ -42,8 +43,9 @@ def minimise(
         gradient = scaled.T @ slope / len(target) + 2 * penalty * values
         return float(value.mean() + (penalty * values * values).sum()), gradient
 
+    options = {"maxiter": 2000, "ftol": 1e-13 if start is None else 1e-9}
     first = _first_guess(scaled, target, loss) if start is None else _to_scaled(start, centre, spread)
-    found: Any = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-13})
+    found: Any = minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
     slopes = found.x[1:] / spread
     return np.concatenate([[found.x[0] - slopes @ centre], slopes])
 

@@ -204,4 +204,5 @@ def _times(repeat: Mapping[str, Array], size: int, generator: np.random.Generato
         "seconds_to_first_token": first.astype(np.float32),
         "seconds_decode": decode.astype(np.float32),
         "seconds_total": (first + decode).astype(np.float32),
+        "recorded_at": 1.7e9 + np.cumsum(first + decode) / 64,
     }
