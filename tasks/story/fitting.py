@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tasks.fit import Room, num_fitting
 from tasks.prompts import PromptFrame
-from tasks.story.narrative import CHAPTER_BREAK, Chapter, cost_of, sales, tell
+from tasks.story.narrative import CHAPTER_BREAK, Chapter, sales, tell
 from tasks.story.templates import CONVERSATION
 from tasks.task import too_short
 
@@ -31,7 +31,7 @@ class Asked:
 class Told(NamedTuple):
     """A chapter's text and its tokens inside a story."""
 
-    segments: list[str]
+    pieces: list[str]
     cost: int
 
 
@@ -65,8 +65,8 @@ class StoryBuilder:
     def _tell(self, at: int, sold: str | None, buys: bool) -> Told:
         key = (at, sold, buys)
         if key not in self._told:
-            segments = tell(self.chapters[at], at + 1, sold, self.num_conversations, buys=buys)
-            self._told[key] = Told(segments, cost_of(segments, self.room))
+            pieces = tell(self.chapters[at], at + 1, sold, self.num_conversations, buys=buys)
+            self._told[key] = Told(pieces, sum(map(self.room.cost, pieces)))
         return self._told[key]
 
 
@@ -106,36 +106,33 @@ def fit_story(name: str, builder: StoryBuilder, ask: Callable[[Sequence[Chapter]
 def _context(builder: StoryBuilder, story: list[Told], left: int) -> list[str]:
     """The story; at short lengths, where a whole chapter is more than the slack, with more conversation."""
     left -= sum(told.cost for told in story)
-    extra: list[list[str]] = [[] for _ in story]
-    if left > builder.room.slack_tokens // 2:
-        _add_conversation(builder, extra, left)
-    segments = ["Chapter"]
-    for told, sentences in zip(story, extra, strict=True):
-        segments += _with_conversation(told.segments, sentences)
-    return segments[:-1] if segments[-1] == CHAPTER_BREAK else segments
+    context = ["Chapter"]
+    if left <= builder.room.slack_tokens // 2:
+        context += [piece for told in story for piece in told.pieces]
+    else:
+        extra = _more_conversation(builder, len(story), left)
+        for told, sentences in zip(story, extra, strict=True):
+            spoken = _NUM_OPENING + builder.num_conversations
+            context += [*told.pieces[:spoken], *sentences, *told.pieces[spoken:]]
+    context[-1] = context[-1].removesuffix(CHAPTER_BREAK)
+    return context
 
 
-def _with_conversation(segments: list[str], sentences: list[str]) -> list[str]:
-    """The chapter with further sentences before its encounter's purchase, where the conversation ends."""
-    if not sentences:
-        return segments
-    last = max(at for at, text in enumerate(segments) if text.strip() in CONVERSATION or at == _NUM_OPENING)
-    return [*segments[: last + 1], *sentences, *segments[last + 1 :]]
+_NUM_OPENING = 5
+"""Pieces of a chapter before its conversation: number and first word, scene, reason, event, encounter."""
 
 
-_NUM_OPENING = 4
-"""Position of the encounter among a chapter's segments: number, scene, reason, event, encounter."""
-
-
-def _add_conversation(builder: StoryBuilder, extra: list[list[str]], left: int) -> None:
-    """Hand out further conversation sentences, a round over the chapters at a time, while they fit."""
+def _more_conversation(builder: StoryBuilder, num_chapters: int, left: int) -> list[list[str]]:
+    """Further conversation sentences for each chapter, a round over the chapters at a time, while they fit."""
+    extra: list[list[str]] = [[] for _ in range(num_chapters)]
     for used in range(builder.num_conversations, len(CONVERSATION)):
         for sentences, chapter in zip(extra, builder.chapters, strict=False):
-            sentence = f" {chapter.conversation[used]}"
+            sentence = f" {chapter.conversation(used)}"
             left -= builder.room.cost(sentence)
             if left < 0:
-                return
+                return extra
             sentences.append(sentence)
+    return extra
 
 
 def chapters_named(numbers: Collection[int]) -> str:

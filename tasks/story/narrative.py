@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import prod
 
-from tasks.fit import Room
 from tasks.pieces import cut_at_spaces
 from tasks.seeding import Draw
 from tasks.story import templates as say
@@ -19,6 +19,27 @@ from tasks.story.world import ADJECTIVES, CHARACTERS, EVENTS, LOCATIONS, MATERIA
 
 MAX_CHAPTERS = 2000
 CHAPTER_BREAK = "\n\nChapter"
+
+
+_STEPS = (1, 7, 11, 13, 17, 19, 23, 29)
+"""Without a common divisor with the number of conversation sentences, so that a walk meets each once."""
+_SIZES = (
+    len(say.SCENE),
+    len(say.REASON),
+    len(say.EVENT),
+    len(EVENTS),
+    len(say.ENCOUNTER),
+    len(say.CONVERSATION),
+    len(_STEPS),
+    len(say.PURCHASE),
+    2,
+    len(say.SALE),
+    len(say.FAREWELL),
+    len(say.CONCLUSION),
+    len(say.CLOSING),
+    2**40,
+)
+"""Numbers of choices in a chapter; one draw below their product makes them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +52,19 @@ class Chapter:
     """Without article, for example "dented copper bell"."""
     opening: tuple[str, ...]
     """Scene, reason, event, encounter."""
-    conversation: tuple[str, ...]
-    """All conversation sentences in random order; the first ones are used."""
+    conversation_start: int
+    conversation_step: int
     purchase: str
     sale: str | None
     """Template of the sale, if the chapter has one."""
     sale_pick: int
     """Which of the things then owned is sold, modulo their number."""
     ending: tuple[str, ...]
-    """Farewell, conclusion, closing."""
+    """Farewell, then conclusion and closing."""
+
+    def conversation(self, number: int) -> str:
+        """The sentence of this number, from 0; none repeats within a chapter."""
+        return say.CONVERSATION[(self.conversation_start + number * self.conversation_step) % len(say.CONVERSATION)]
 
 
 def chapters(draw: Draw) -> Iterator[Chapter]:
@@ -48,28 +73,40 @@ def chapters(draw: Draw) -> Iterator[Chapter]:
     items = draw.distinct(len(ADJECTIVES) * len(MATERIALS) * len(TYPES))
     for meeting, item in islice(zip(meetings, items, strict=False), MAX_CHAPTERS):
         place, person = divmod(meeting, len(CHARACTERS))
-        yield _chapter(draw, LOCATIONS[place], CHARACTERS[person], _item(item))
+        yield _chapter(_choices(draw), LOCATIONS[place], CHARACTERS[person], _item(item))
 
 
-def _chapter(draw: Draw, place: str, person: str, item: str) -> Chapter:
+def _choices(draw: Draw) -> list[int]:
+    """A uniform choice for each of _SIZES."""
+    rest = draw.below(prod(_SIZES))
+    chosen = []
+    for size in _SIZES:
+        rest, choice = divmod(rest, size)
+        chosen.append(choice)
+    return chosen
+
+
+def _chapter(chosen: list[int], place: str, person: str, item: str) -> Chapter:
+    (scene, reason, event, event_name, encounter, start, step, purchase, sells, sale, farewell, conclusion, closing,
+     sale_pick) = chosen  # fmt: skip
     return Chapter(
         location=place,
         character=person,
         item=item,
         opening=(
-            draw.choice(say.SCENE).format(place=place),
-            draw.choice(say.REASON),
-            draw.choice(say.EVENT).format(event=draw.choice(EVENTS)),
-            draw.choice(say.ENCOUNTER).format(person=person),
+            say.SCENE[scene].replace("{place}", place),
+            say.REASON[reason],
+            say.EVENT[event].replace("{event}", EVENTS[event_name]),
+            say.ENCOUNTER[encounter].replace("{person}", person),
         ),
-        conversation=tuple(draw.shuffled(say.CONVERSATION)),
-        purchase=draw.choice(say.PURCHASE),
-        sale=draw.choice(say.SALE) if draw.chance(0.5) else None,
-        sale_pick=draw.below(2**48),
+        conversation_start=start,
+        conversation_step=_STEPS[step],
+        purchase=say.PURCHASE[purchase],
+        sale=say.SALE[sale] if sells else None,
+        sale_pick=sale_pick,
         ending=(
-            draw.choice(say.FAREWELL).format(person=person),
-            draw.choice(say.CONCLUSION),
-            draw.choice(say.CLOSING),
+            say.FAREWELL[farewell].replace("{person}", person),
+            f"{say.CONCLUSION[conclusion]} {say.CLOSING[closing]}",
         ),
     )
 
@@ -78,11 +115,6 @@ def _item(number: int) -> str:
     rest, kind = divmod(number, len(TYPES))
     adjective, material = divmod(rest, len(MATERIALS))
     return f"{ADJECTIVES[adjective]} {MATERIALS[material]} {TYPES[kind]}"
-
-
-def with_article(item: str) -> str:
-    """The item as it stands in a sentence."""
-    return f"{'an' if item[0] in 'aeiou' else 'a'} {item}"
 
 
 def sales(story: Sequence[Chapter], unbought: Collection[int] = ()) -> list[str | None]:
@@ -101,25 +133,21 @@ def sales(story: Sequence[Chapter], unbought: Collection[int] = ()) -> list[str 
 
 
 def tell(chapter: Chapter, number: int, sold: str | None, num_conversations: int, *, buys: bool) -> list[str]:
-    """A chapter's text in segments, from the space before its number to the next chapter's heading word."""
+    """A chapter's text in pieces, from the space before its number to the next chapter's heading word."""
+    conversation = [chapter.conversation(at) for at in range(num_conversations)]
     segments = [f" {number}:\n", chapter.opening[0]]
-    segments += [f" {sentence}" for sentence in (*chapter.opening[1:], *chapter.conversation[:num_conversations])]
+    segments += [f" {sentence}" for sentence in (*chapter.opening[1:], *conversation)]
     if buys:
         segments += _with_item(chapter.purchase, chapter.item)
     if sold is not None and chapter.sale is not None:
         segments += _with_item(chapter.sale, sold)
     segments += [f" {sentence}" for sentence in chapter.ending]
-    return [*segments, CHAPTER_BREAK]
-
-
-def cost_of(segments: Sequence[str], room: Room) -> int:
-    """Tokens of a chapter inside a story."""
-    return sum(room.cost(piece) for piece in cut_at_spaces(segments))
+    return cut_at_spaces([*segments, CHAPTER_BREAK])
 
 
 def _with_item(template: str, item: str) -> list[str]:
-    """The sentence in small segments that recur between samples: words before, each word of the item, words after."""
+    """The sentence in small segments that recur between samples: words before, adjective, thing, words after."""
     before, _, after = template.partition("{item}")
-    words = [f" {word}" for word in with_article(item).split(" ")]
-    first = f" {before.rstrip()}" if before.strip() else ""
-    return [first, *words, after]
+    adjective, _, thing = item.partition(" ")
+    article = "an" if adjective[0] in "aeiou" else "a"
+    return [f" {before}{article}", f" {adjective}", f" {thing}", after]
