@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import JsonOption, StoreOption, store_url
-from orchestrator.cli.output import PIPED_WIDTH, print_json
+from orchestrator.cli.output import PIPED_WIDTH, note, print_json
 
 if TYPE_CHECKING:
     from orchestrator.dashboard.reader import Fetch
@@ -31,6 +31,8 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Print one picture and leave.")] = False,
     until_done: Annotated[bool, typer.Option("--until-done", help="Leave when the campaign is finished.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Log lines instead of a screen.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Show it in a browser of this machine.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --web; 0 takes a free one.")] = 8321,
     as_json: JsonOption = False,
 ) -> None:
     """Watch a campaign live. Prints log lines when the output is no terminal; ? shows the keys."""
@@ -41,6 +43,8 @@ def watch(
         fetch = SnapshotSource(opened, name)
         if as_json:
             print_json(fetch().as_json())
+        elif web:
+            _serve(fetch, interval or 2.0, port)
         elif once:
             _print_once(fetch)
         elif plain or not (sys.stdout.isatty() and sys.stdin.isatty()):
@@ -65,6 +69,15 @@ def _follow(fetch: Fetch, interval_seconds: float) -> None:
     from orchestrator.dashboard.plain import follow
 
     follow(fetch, lambda line: print(line, flush=True), interval_seconds=interval_seconds)
+
+
+def _serve(fetch: Fetch, interval_seconds: float, port: int) -> None:
+    from orchestrator.dashboard.reader import SnapshotReader
+    from orchestrator.dashboard.web import server
+
+    with SnapshotReader(fetch, interval_seconds) as reader, server(lambda: reader.latest, "127.0.0.1", port) as serving:
+        note(f"http://127.0.0.1:{serving.server_address[1]}/ shows the campaign; Ctrl-C ends it")
+        serving.serve_forever()
 
 
 def _show(fetch: Fetch, interval_seconds: float, until_done: bool) -> None:

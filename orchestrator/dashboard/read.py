@@ -21,7 +21,7 @@ from orchestrator.dashboard.snapshot import (
     WorkerView,
 )
 from orchestrator.domain.cost_correction import Kind
-from orchestrator.store.screen import ScreenNames, ScreenRows, read_screen
+from orchestrator.store.screen import Counters, ScreenNames, ScreenRows, read_screen
 from orchestrator.store.session import Store
 
 Row = Mapping[str, Any]
@@ -50,14 +50,18 @@ class SnapshotSource:
         self._store = store
         self._campaign = campaign
         self._names: ScreenNames | None = None
+        self._cells: dict[int, Row] = {}
+        self._views = CellViews()
         self._tokens: dict[int, list[tuple[float, int]]] = {}
         self._eta: Eta | None = None
         self._eta_due = 0.0
 
     def __call__(self) -> Snapshot:
         rows = read_screen(self._store, self._campaign, self._names)
-        self._names = rows.names
-        cells = cell_views(rows)
+        if rows.names is not self._names:
+            self._names = rows.names
+            self._cells = {cell["id"]: cell for cell in rows.names.cells}
+        cells = self._views.of(rows)
         workers = tuple(self._worker_view(row, rows) for row in rows.workers)
         return Snapshot(
             header=_header(rows, cells, workers, self._store.url, self._forecast(rows)),
@@ -76,7 +80,6 @@ class SnapshotSource:
 
     def _worker_view(self, row: Row, rows: ScreenRows) -> WorkerView:
         running = [a for a in rows.open_attempts if a["worker_id"] == row["id"]]
-        names = {cell["id"]: cell for cell in rows.names.cells} if running else {}
         gpus = 0 if _on_cpu(row) else rows.names.tensor_parallel.get(row["engine_key"], 1)
         state = _worker_state(row, bool(running))
         return WorkerView(
@@ -85,7 +88,7 @@ class SnapshotSource:
             gpus=f"{gpus}×" if gpus else "cpu",
             engine=row["model_name"] + (f" tp{gpus}" if gpus > 1 else ""),
             state=state,
-            shard=cell_label(names[running[0]["cell_id"]]) if running else "",
+            shard=cell_label(self._cells[running[0]["cell_id"]]) if running else "",
             shard_done=sum(a["num_recorded"] for a in running),
             shard_samples=sum(a["num_ordered"] for a in running),
             num_in_flight=row["num_in_flight"],
@@ -127,27 +130,43 @@ def short_budget(budget: str) -> str:
     return "+".join(part.split("=", 1)[-1] for part in budget.split("+")) if budget else ""
 
 
-def cell_views(rows: ScreenRows) -> tuple[CellView, ...]:
-    """The cells in the order of the grid."""
-    leased = Counter(attempt["cell_id"] for attempt in rows.open_attempts)
-    return tuple(
-        CellView(
-            key=name["key"],
-            model=name["model_name"],
-            method=name["method_label"],
-            budget=short_budget(name["budget"]),
-            task=name["task_label"],
-            length_tokens=name["length_tokens"],
-            seed=name["seed"],
-            num_samples=name["num_samples"],
-            num_recorded=counts["num_recorded"],
-            num_scored=counts["num_scored"],
-            num_unanswered=counts["num_unanswered"],
-            num_failed=counts["num_unscored"],
-            score_sum=counts["score_sum"],
-            num_leased_shards=leased.get(name["id"], 0),
+class CellViews:
+    """The cells in the order of the grid; a cell whose counters stand still is not made anew."""
+
+    def __init__(self) -> None:
+        self._made: tuple[CellView, ...] = ()
+        self._from: list[tuple[Counters, int]] = []
+
+    def of(self, rows: ScreenRows) -> tuple[CellView, ...]:
+        leased = Counter(attempt["cell_id"] for attempt in rows.open_attempts)
+        now = [(c, leased.get(n["id"], 0)) for n, c in zip(rows.names.cells, rows.counters, strict=True)]
+        before = (
+            zip(self._from, self._made, strict=True) if len(self._from) == len(now) else ((None, None) for _ in now)
         )
-        for name, counts in zip(rows.names.cells, rows.counters, strict=True)
+        self._made = tuple(
+            view if view is not None and current == last else _cell_view(name, *current)
+            for name, current, (last, view) in zip(rows.names.cells, now, before, strict=True)
+        )
+        self._from = now
+        return self._made
+
+
+def _cell_view(name: Row, counts: Counters, num_leased: int) -> CellView:
+    return CellView(
+        key=name["key"],
+        model=name["model_name"],
+        method=name["method_label"],
+        budget=short_budget(name["budget"]),
+        task=name["task_label"],
+        length_tokens=name["length_tokens"],
+        seed=name["seed"],
+        num_samples=name["num_samples"],
+        num_recorded=counts.num_recorded,
+        num_scored=counts.num_scored,
+        num_unanswered=counts.num_unanswered,
+        num_failed=counts.num_unscored,
+        score_sum=counts.score_sum,
+        num_leased_shards=num_leased,
     )
 
 
@@ -162,9 +181,9 @@ def eta(rows: ScreenRows) -> Eta | None:
                 method=name["method_label"],
                 task=name["task_label"],
             ),
-            num_left=name["num_samples"] - counts["num_recorded"],
-            num_recorded=counts["num_recorded"],
-            seconds_sum=counts["seconds_total_sum"],
+            num_left=name["num_samples"] - counts.num_recorded,
+            num_recorded=counts.num_recorded,
+            seconds_sum=counts.seconds_total_sum,
             predicted_seconds=float(name["length_tokens"]),
         )
         for name, counts in zip(rows.names.cells, rows.counters, strict=True)
