@@ -1,4 +1,4 @@
-"""Fused decode: Quest selects in one launch, lists are attended to in one more; both can be captured in a CUDA graph."""
+"""Fused decode: Quest selects in one launch, attention over lists is one more; a CUDA graph can capture both."""
 
 from __future__ import annotations
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsekernels.attend import flash
+from sparsekernels.attend.triton import attend_lists
 from sparsekernels.executors import Executor
 from sparsekernels.index import block_sparse as block_index
 from sparsekernels.index import vertical_slash as slash_index
 from sparsekernels.index.estimate import estimate_sums
 from sparsekernels.index.order import top_prefix
+from sparsekernels.index.pack import pack_heads, unpack_heads
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods.flexprefill import coverage_counts
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
@@ -28,6 +31,19 @@ WORKSPACE_BYTES = 1 << 30
 
 Build = Callable[[int, Tensor, Tensor], None]
 """Write the lists of the heads from the first on into table [h, R, W] and lengths [h, R]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One request's chosen pattern, ready to be written out as lists."""
+
+    row_block: int
+    page_size: int
+    width: int
+    """Widest list, pages."""
+    packed: Tensor | None
+    """Queries [Hq, T, D], if choosing made a copy head by head."""
+    build: Build
 
 
 def sparse_prefill(
@@ -43,15 +59,48 @@ def sparse_prefill(
 ) -> PrefillResult:
     """See `sparsekernels.prefill.sparse_prefill`; `executor` is FLASH or TRITON."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    out = torch.empty_like(q, memory_format=torch.contiguous_format) if out is None else out
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     cache = virtual_cache(kv)
+    plan = make_plan(q, cache, method, length=length, executor=executor, scale=scale, row_block=row_block)
+
+    def attend(heads: slice, lists: VirtualLists) -> None:
+        if executor is Executor.FLASH:
+            packed = None if plan.packed is None else plan.packed[heads]
+            _attend_flash(q[:, heads], packed, cache, lists, length, plan.row_block, scale, out[:, heads])
+        else:
+            attend_lists(
+                q[:, heads], cache, lists, length=length, row_block=plan.row_block, scale=scale, out=out[:, heads]
+            )
+
+    lengths = run_plan(plan, q, length, attend)
+    return PrefillResult(out, _pairs(lengths, length, q.shape[0], plan.row_block), allowed_pairs(q.shape[0], length))
+
+
+def make_plan(
+    q: Tensor, cache: VirtualCache, method: PrefillMethod, *, length: int, executor: Executor, scale: float,
+    row_block: int | None = None,
+) -> Plan:  # fmt: skip
+    """Estimate and choose for q [T, Hq, D], the last T of `length` positions of the one sequence in `cache`."""
     if isinstance(method, BlockSparse):
-        rows, page, width, packed, build = _block_sparse(q, cache, method, length, executor)
-    else:
-        rows, page, width, packed = row_block or 128, 1, length, None
-        build = _vertical_slash(q, cache, method, length, rows, scale)
-    pairs = _attend(q, packed, cache, executor, build, length, rows, page, width, scale, out)
-    return PrefillResult(out, pairs, allowed_pairs(q.shape[0], length))
+        return _block_sparse(q, cache, method, length, executor)
+    rows = row_block or 128
+    return Plan(rows, 1, length, None, _vertical_slash(q, cache, method, length, rows, scale))
+
+
+def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, VirtualLists], None]) -> Tensor:
+    """Write the lists of a few heads at a time and attend to them; returns list lengths int32 [Hq, R]."""
+    num_rows, heads, _ = q.shape
+    num_blocks = -(-length // plan.row_block) - (length - num_rows) // plan.row_block
+    together = max(1, min(heads, WORKSPACE_BYTES // (4 * num_blocks * plan.width)))
+    together = -(-heads // -(-heads // together))
+    lengths = torch.empty(heads, num_blocks, dtype=torch.int32, device=q.device)
+    table = torch.empty(together, num_blocks, plan.width, dtype=torch.int32, device=q.device)
+    for head in range(0, heads, together):
+        chosen = slice(head, min(head + together, heads))
+        lists = VirtualLists(table[: chosen.stop - head], lengths[chosen], plan.page_size)
+        plan.build(head, lists.table, lists.lengths)
+        attend(chosen, lists)
+    return lengths
 
 
 def list_page(cache: VirtualCache, page_size: int) -> int:
@@ -59,9 +108,7 @@ def list_page(cache: VirtualCache, page_size: int) -> int:
     return page_size if cache.keys.shape[0] == 1 else math.gcd(page_size, cache.cache_page)
 
 
-def _block_sparse(
-    q: Tensor, cache: VirtualCache, method: BlockSparse, length: int, executor: Executor
-) -> tuple[int, int, int, Tensor, Build]:
+def _block_sparse(q: Tensor, cache: VirtualCache, method: BlockSparse, length: int, executor: Executor) -> Plan:
     means, packed = block_index.pooled_queries(q, length, method.rows, pack=executor is Executor.FLASH)
     keys = block_index.pooled_keys(cache, length, method.block_size)
     group = q.shape[1] // cache.num_kv_heads
@@ -80,27 +127,24 @@ def _block_sparse(
             head_units=cache.head_units, group=group, table=table, lengths=lengths,
         )  # fmt: skip
 
-    return method.rows, page, min(method.top_blocks, keys.shape[1]) * parts, packed, build
+    width = min(method.top_blocks, keys.shape[1]) * parts
+    return Plan(method.rows, page, width, packed if packed.numel() else None, build)
 
 
 def _vertical_slash(
     q: Tensor, cache: VirtualCache, method: VerticalSlash | FlexPrefill, length: int, rows: int, scale: float
 ) -> Build:
     sums = estimate_sums(q, cache, length, method.window, scale)
-    num_columns: int | Tensor
-    num_offsets: int | Tensor
+    counts: tuple[int, int] | Tensor
     if isinstance(method, VerticalSlash):
-        num_columns, num_offsets = method.vertical_size, method.slash_size
+        counts = (method.vertical_size, method.slash_size)
     elif method.alpha == 0:
-        num_columns = num_offsets = method.min_budget
+        counts = (method.min_budget, method.min_budget)
     else:
-        num_columns = coverage_counts(sums.columns / sums.num_rows, method.alpha, method.min_budget)
-        num_offsets = coverage_counts(sums.diagonals / sums.num_rows, method.alpha, method.min_budget)
-    pattern = slash_index.build_pattern(
-        top_prefix(sums.columns, num_columns, method.sink_size),
-        top_prefix(sums.diagonals, num_offsets, method.local_size),
-        rows,
-    )
+        shares = (sums.both / sums.num_rows).flatten(0, 1)
+        counts = coverage_counts(shares, method.alpha, method.min_budget)
+    before = top_prefix(sums.both, counts, (method.sink_size, method.local_size))
+    pattern = slash_index.build_pattern(before[0], before[1], rows)
     units = sequence_units(cache, 1, length)
     group = q.shape[1] // cache.num_kv_heads
 
@@ -108,43 +152,6 @@ def _vertical_slash(
         slash_index.expand(pattern, units, cache.head_units, group, first_head, table, lengths)
 
     return build
-
-
-def _attend(
-    q: Tensor,
-    packed: Tensor | None,
-    cache: VirtualCache,
-    executor: Executor,
-    build: Build,
-    length: int,
-    rows: int,
-    page: int,
-    width: int,
-    scale: float,
-    out: Tensor,
-) -> Tensor:
-    """Build and attend, a few heads at a time; returns computed pairs int64 [Hq]."""
-    num_rows, heads, _ = q.shape
-    first = length - num_rows
-    num_blocks = -(-length // rows) - first // rows
-    together = max(1, min(heads, WORKSPACE_BYTES // (4 * num_blocks * width)))
-    together = -(-heads // -(-heads // together))
-    lengths = torch.empty(heads, num_blocks, dtype=torch.int32, device=q.device)
-    table = torch.empty(together, num_blocks, width, dtype=torch.int32, device=q.device)
-    for head in range(0, heads, together):
-        stop = min(head + together, heads)
-        lists = VirtualLists(table[: stop - head], lengths[head:stop], page)
-        build(head, lists.table, lists.lengths)
-        if executor is Executor.FLASH:
-            source = None if packed is None else packed[head:stop]
-            _attend_flash(q[:, head:stop], source, cache, lists, length, rows, scale, out[:, head:stop])
-        else:
-            from sparsekernels.attend import triton as portable
-
-            portable.attend_lists(
-                q[:, head:stop], cache, lists, length=length, row_block=rows, scale=scale, out=out[:, head:stop]
-            )
-    return _pairs(lengths, length, num_rows, rows)
 
 
 def _attend_flash(
@@ -156,12 +163,12 @@ def _attend_flash(
     if heads == 1:
         flash.attend_packed(q, cache, lists, starts, row_block=rows, length=length, scale=scale, out=out)
         return
-    source = q.transpose(0, 1).contiguous() if packed is None else packed
+    source = pack_heads(q) if packed is None else packed
     result = torch.empty(heads * num_rows, 1, d, dtype=q.dtype, device=q.device)
     flash.attend_packed(
         source.view(-1, 1, d), cache, lists, starts, row_block=rows, length=length, scale=scale, out=result
     )
-    out.copy_(result.view(heads, num_rows, d).transpose(0, 1))
+    unpack_heads(result.view(heads, num_rows, d), out)
 
 
 def _pairs(lengths: Tensor, length: int, num_rows: int, row_block: int) -> Tensor:

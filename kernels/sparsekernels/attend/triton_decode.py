@@ -51,6 +51,7 @@ def _decode_lists(
     width, num_splits, scale_log2,
     D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
     PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):  # fmt: skip
     split, row = tl.program_id(0), tl.program_id(1)
     batch, list_head = row // LIST_HEADS, row % LIST_HEADS
@@ -112,21 +113,24 @@ def _decode_lists(
         if tl.atomic_add(arrivals + row, 1, sem="acq_rel", scope="gpu") == used - 1:
             tl.debug_barrier()
             tl.store(arrivals + row, 0)
-            high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
-            norm = tl.zeros([GROUP_PAD], tl.float32)
+            part = tl.arange(0, SPLITS)
+            lse = tl.load(
+                norms + base + part[:, None] * GROUP + g[None, :],
+                mask=(part[:, None] < used) & (g[None, :] < GROUP), other=float("-inf"), cache_modifier=".cg",
+            )  # fmt: skip
+            top = tl.max(lse, 0)
+            top = tl.where(top == float("-inf"), 0.0, top)
+            norm = tl.sum(tl.exp2(lse - top[None, :]), 0)
             acc = tl.zeros([GROUP_PAD, D], tl.float32)
-            for s in range(0, used):
-                part = base + s * GROUP + g
-                lse = tl.load(norms + part, mask=g < GROUP, other=0.0, cache_modifier=".cg")
+            for s in tl.range(0, used, num_stages=4):
+                own = base + s * GROUP + g
+                weight = tl.exp2(tl.load(norms + own, mask=g < GROUP, other=float("-inf"), cache_modifier=".cg") - top)
                 piece = tl.load(
-                    partial + part[:, None] * D + d[None, :], mask=g[:, None] < GROUP, other=0.0, cache_modifier=".cg"
+                    partial + own[:, None] * D + d[None, :], mask=g[:, None] < GROUP, other=0.0, cache_modifier=".cg"
                 )
-                new = tl.maximum(high, lse)
-                fade, weight = tl.exp2(high - new), tl.exp2(lse - new)
-                acc = acc * fade[:, None] + piece * weight[:, None]
-                norm = norm * fade + weight
-                high = new
-            tl.store(target, (acc / norm[:, None]).to(out.dtype.element_ty), mask=g[:, None] < GROUP)
+                acc += piece * weight[:, None]
+            result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
+            tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
 
 
 def decode_lists(
@@ -162,6 +166,7 @@ def decode_lists(
         block_table.stride(0), table.shape[2], scratch.norms.shape[1], scale * LOG2E,
         D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
-        TAIL=generated is not None, BLOCK=TILE, num_warps=4, num_stages=3,
+        TAIL=generated is not None, BLOCK=TILE,
+        SPLITS=triton.next_power_of_2(scratch.norms.shape[1]), num_warps=4, num_stages=3,
     )  # fmt: skip
     return out

@@ -23,11 +23,17 @@ LOG2E = 1.4426950408889634
 class Sums(NamedTuple):
     """Sums over the window rows of the estimated attention."""
 
-    columns: Tensor
-    """float32 [Hq, L] by key position."""
-    diagonals: Tensor
-    """float32 [Hq, L] by offset = query position − key position."""
+    both: Tensor
+    """float32 [2, Hq, L]: by key position, and by offset = query position − key position."""
     num_rows: int
+
+    @property
+    def columns(self) -> Tensor:
+        return self.both[0]
+
+    @property
+    def diagonals(self) -> Tensor:
+        return self.both[1]
 
 
 @triton.jit
@@ -92,32 +98,33 @@ def _column_and_diagonal_sums(
     d = tl.arange(0, D)
     unit = token_units(column, column < length, block_table, page_units, token_stride_units, PAGE, PAGED)
     unit += (head // group).to(tl.int64) * head_units
-    key = tl.load(k + unit[None, :] * D + d[:, None], mask=column[None, :] < length, other=0.0)
-    column_sum = tl.zeros([BLOCK], tl.float32)
-    carry = tl.zeros([BLOCK], tl.float32)
+    key = tl.load(k + unit[:, None] * D + d[None, :], mask=column[:, None] < length, other=0.0)
     i = tl.arange(0, BLOCK)
-    turned = (i[:, None] - i[None, :]) & (BLOCK - 1)
+    # Keys are the rows of every tile here, so that both sums run along a tile's rows, inside a thread.
+    # turned[c, i] = (i − c) mod BLOCK: row c of `skewed` holds one diagonal of the tile, wrapped around once.
+    turned = (i[None, :] - i[:, None]) & (BLOCK - 1)
+    below = i[None, :] >= i[:, None]
+    column_sums = tl.zeros([BLOCK], tl.float32)
+    before = tl.zeros([BLOCK, BLOCK], tl.float32)
     slot = slots + ((head.to(tl.int64) * num_key_tiles + tile) * (num_row_tiles + 1)) * BLOCK
     for m in range(0, num_row_tiles):
         row = m * BLOCK + i
         q_row = (num_queries - window + row).to(tl.int64)
         query = tl.load(
-            q + q_row[:, None] * stride_qt + head * stride_qh + d[None, :], mask=row[:, None] < window, other=0.0
+            q + q_row[None, :] * stride_qt + head * stride_qh + d[:, None], mask=row[None, :] < window, other=0.0
         )
         norm = tl.load(lse + head.to(tl.int64) * window + row, mask=row < window, other=float("inf"))
-        scores = tl.dot(query, key, input_precision="ieee") * scale_log2
-        p = tl.exp2(scores - norm[:, None])
-        position = length - window + row
+        scores = tl.dot(key, query, input_precision="ieee") * scale_log2
+        p = tl.exp2(scores - norm[None, :])
         if tile * BLOCK + BLOCK > length - window:
-            p = tl.where(column[None, :] <= position[:, None], p, 0.0)
-        column_sum += tl.sum(p, 0)
-        # turned[i, c] = (i − c) mod BLOCK: column c of `skewed` holds one diagonal of the tile, wrapped around once.
-        skewed = tl.gather(p, turned, 1)
-        below = i[:, None] >= i[None, :]
-        tl.store(slot + m * BLOCK + i, carry + tl.sum(tl.where(below, 0.0, skewed), 0))
-        carry = tl.sum(tl.where(below, skewed, 0.0), 0)
-    tl.store(slot + num_row_tiles * BLOCK + i, carry)
-    tl.store(columns + head.to(tl.int64) * length + column, column_sum, mask=column < length)
+            p = tl.where(column[:, None] <= length - window + row[None, :], p, 0.0)
+        column_sums += tl.sum(p, 1)
+        skewed = tl.gather(p, turned, 0)
+        # A diagonal's part below the wrap continues in the part above it of the next row tile.
+        tl.store(slot + m * BLOCK + i, tl.sum(tl.where(below, before, skewed), 1))
+        before = skewed
+    tl.store(slot + num_row_tiles * BLOCK + i, tl.sum(tl.where(below, before, 0.0), 1))
+    tl.store(columns + head.to(tl.int64) * length + column, column_sums, mask=column < length)
 
 
 @triton.jit
@@ -135,12 +142,22 @@ def _add_slots(slots, diagonals, length, window, num_row_tiles, num_key_tiles, B
     tl.store(diagonals + head * length + offset, total, mask=(offset >= 0) & (offset < length))
 
 
-def estimate_sums(q: Tensor, cache: VirtualCache, length: int, window: int, scale: float, *, block: int = 128) -> Sums:
+def estimate_sums(
+    q: Tensor,
+    cache: VirtualCache,
+    length: int,
+    window: int,
+    scale: float,
+    *,
+    block: int = 128,
+    sum_block: int = 64,
+    sum_warps: int = 4,
+) -> Sums:
     """Sums for q [T, Hq, D], the last T positions of the one sequence of `length` tokens in `cache`."""
     num_queries, heads, d = q.shape
     window = min(window, num_queries)
     paged = cache.keys.shape[0] > 1
-    tiles, row_tiles = triton.cdiv(length, block), triton.cdiv(window, block)
+    tiles = triton.cdiv(length, block)
     splits = min(16, tiles)
     per_split = triton.cdiv(tiles, splits)
     splits = triton.cdiv(tiles, per_split)
@@ -148,22 +165,25 @@ def estimate_sums(q: Tensor, cache: VirtualCache, length: int, window: int, scal
     new = dict(dtype=torch.float32, device=q.device)
     partial = torch.empty(heads, splits, window, **new)
     lse = torch.empty(heads, window, **new)
-    columns, diagonals = torch.empty(heads, length, **new), torch.empty(heads, length, **new)
-    slots = torch.empty(heads, tiles, row_tiles + 1, block, **new)
+    both = torch.empty(2, heads, length, **new)
+    key_tiles, row_tiles = triton.cdiv(length, sum_block), triton.cdiv(window, sum_block)
+    slots = torch.empty(heads, key_tiles, row_tiles + 1, sum_block, **new)
     shape = dict(D=d, PAGE=cache.cache_page, PAGED=paged)
     where = (q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units)
-    _lse_partials[(row_tiles, splits, heads)](
+    _lse_partials[(triton.cdiv(window, block), splits, heads)](
         q, cache.keys, cache.block_table, partial, *where,
         num_queries, length, window, splits, per_split, scale_log2, group,
-        BLOCK_M=block, BLOCK_N=block, num_warps=8, num_stages=3, **shape,
+        BLOCK_M=block, BLOCK_N=block, num_warps=8, num_stages=2, **shape,
     )  # fmt: skip
     _lse_merge[(triton.cdiv(window, 64), heads)](
         partial, lse, window, splits, SPLITS=triton.next_power_of_2(splits), BLOCK=64
     )
-    _column_and_diagonal_sums[(tiles, heads)](
-        q, cache.keys, cache.block_table, lse, columns, slots, *where,
-        num_queries, length, window, row_tiles, tiles, scale_log2, group,
-        BLOCK=block, num_warps=8, num_stages=2, **shape,
+    _column_and_diagonal_sums[(key_tiles, heads)](
+        q, cache.keys, cache.block_table, lse, both[0], slots, *where,
+        num_queries, length, window, row_tiles, key_tiles, scale_log2, group,
+        BLOCK=sum_block, num_warps=sum_warps, num_stages=2, **shape,
     )  # fmt: skip
-    _add_slots[(tiles + row_tiles + 1, heads)](slots, diagonals, length, window, row_tiles, tiles, BLOCK=block)
-    return Sums(columns, diagonals, window)
+    _add_slots[(key_tiles + row_tiles + 1, heads)](
+        slots, both[1], length, window, row_tiles, key_tiles, BLOCK=sum_block
+    )
+    return Sums(both, window)

@@ -50,19 +50,27 @@ def _row_keys(scores, n, size, forced):
 
 
 @triton.jit
-def _top_prefix(scores, counts, prefix, size, forced, want_all, HAS_COUNTS: tl.constexpr, BLOCK: tl.constexpr):
+def _top_prefix(
+    scores, counts, prefix, size, rows_each, forced_0, forced_1, want_0, want_1,
+    HAS_COUNTS: tl.constexpr, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    want = want_all
+    second = row >= rows_each
+    forced = tl.where(second, forced_1, forced_0)
+    want = tl.where(second, want_1, want_0)
     if HAS_COUNTS:
         want = tl.load(counts + row).to(tl.int32)
     want = tl.minimum(want, size)
     i = tl.arange(0, BLOCK)
     low, high, above = 0, 0x7F800001, 0
+    scores += row * size
+    first = _row_keys(scores, i, size, forced)
     while high - low > 1:
         middle = low + (high - low) // 2
-        hits = tl.zeros([BLOCK], tl.int32)
-        for n in range(0, size, BLOCK):
-            hits += (_row_keys(scores + row * size, n + i, size, forced) >= middle).to(tl.int32)
+        hits = (first >= middle).to(tl.int32)
+        if not IN_REGISTERS:
+            for n in range(BLOCK, size, BLOCK):
+                hits += (_row_keys(scores, n + i, size, forced) >= middle).to(tl.int32)
         count = tl.sum(hits, 0)
         if count == want:
             high, low, above = middle, middle - 1, count
@@ -72,7 +80,7 @@ def _top_prefix(scores, counts, prefix, size, forced, want_all, HAS_COUNTS: tl.c
             high, above = middle, count
     ties, taken, equal_before = want - above, 0, 0
     for n in range(0, size, BLOCK):
-        key = _row_keys(scores + row * size, n + i, size, forced)
+        key = _row_keys(scores, n + i, size, forced)
         equal = (key == low).to(tl.int32)
         rank = equal_before + tl.cumsum(equal, 0)
         chosen = ((key >= high) | ((equal > 0) & (rank <= ties))).to(tl.int32)
@@ -81,25 +89,19 @@ def _top_prefix(scores, counts, prefix, size, forced, want_all, HAS_COUNTS: tl.c
         taken += tl.sum(chosen, 0)
 
 
-def top_prefix(scores: Tensor, counts: int | Tensor, forced: int) -> Tensor:
-    """How many of positions 0 … i are among the top: int32 [R, N] for non-negative scores [R, N], float32 contiguous.
+def top_prefix(scores: Tensor, counts: tuple[int, int] | Tensor, forced: tuple[int, int]) -> Tensor:
+    """How many of positions 0 … i are among the top: int32 [2, R, N] for non-negative float32 scores [2, R, N].
 
-    `counts` entries a row (an int, or an int tensor [R]); the first `forced` positions rank as infinity. The selected
-    positions are those where the result steps up.
+    `counts` entries a row, one number for each half or an int tensor [2, R]; the first `forced` positions of each half
+    rank as infinity. The selected positions are those where the result steps up.
     """
-    rows, size = scores.shape
-    prefix = torch.empty(rows, size, dtype=torch.int32, device=scores.device)
-    block = min(triton.next_power_of_2(size), 8192)
+    _, rows, size = scores.shape
+    prefix = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+    block = min(triton.next_power_of_2(size), 32768)
     given = isinstance(counts, Tensor)
-    _top_prefix[(rows,)](
-        scores,
-        counts if given else prefix,
-        prefix,
-        size,
-        forced,
-        0 if given else counts,
-        HAS_COUNTS=given,
-        BLOCK=block,
-        num_warps=16 if block >= 4096 else 4,
-    )
+    want = (0, 0) if isinstance(counts, Tensor) else counts
+    _top_prefix[(2 * rows,)](
+        scores, counts if given else prefix, prefix, size, rows, *forced, *want,
+        HAS_COUNTS=given, BLOCK=block, IN_REGISTERS=block >= size, num_warps=16 if block >= 8192 else 4,
+    )  # fmt: skip
     return prefix

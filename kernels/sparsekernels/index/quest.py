@@ -1,7 +1,6 @@
-"""Quest's selection in one launch: page bounds, the best pages of each row, their list, current page last.
+"""Quest's selection in two launches: the bounds of all pages, then each row's best pages as a list, current page last.
 
-Programs score a chunk of pages each; the one that arrives last at a row (an integer counter, reset for the next step)
-ranks the row, so that no second launch is needed. The definition is `sparsekernels.methods.quest`.
+The definition is `sparsekernels.methods.quest`.
 """
 
 from __future__ import annotations
@@ -16,77 +15,69 @@ from sparsekernels.methods.quest import PageLists
 
 MAX_PAGES = 1 << 16
 """Most pages of a sequence that one program ranks."""
+CHUNK, TILES, STAGES = 64, 1, 1
+"""Pages that a program bounds at once, how often it does so, and loads in flight."""
+KEYS_PER_WARP = 1024
+"""Bounds that a warp ranks."""
 
 
 @triton.jit
-def _rank_row(
-    scores, table, counts, lengths, block_row, current, seq_len, want, width, RATIO: tl.constexpr,
-    PAGE: tl.constexpr, PAGES: tl.constexpr,
-):  # fmt: skip
-    page = tl.arange(0, PAGES)
-    valid = page < current
-    key = ordered_bits(tl.load(scores + page, mask=valid, other=0.0, cache_modifier=".cg"))
-    chosen = select_top(key, valid, want) | (page == current)
-    rank = tl.cumsum(chosen.to(tl.int32), 0)
-    physical = tl.load(block_row + page // RATIO, mask=chosen, other=0) * RATIO + page % RATIO
-    tl.store(table + rank - 1, physical, mask=chosen & (rank <= width))
-    count = tl.sum(chosen.to(tl.int32), 0)
-    tl.store(counts, count)
-    tl.store(lengths, (count - 1) * PAGE + seq_len - current * PAGE)
-
-
-@triton.jit
-def _bounds_and_lists(
-    q, store, block_table, seq_lens, budgets, scores, arrivals, table, counts, lengths,
-    stride_qb, stride_qh, stride_bt, num_pages, width,
+def _bounds(
+    q, store, block_table, seq_lens, scores, stride_qb, stride_qh, stride_bt, num_pages,
     D: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SHARE: tl.constexpr,
-    PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, PAGES: tl.constexpr,
+    PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    chunk, row = tl.program_id(0), tl.program_id(1)
+    part, row = tl.program_id(0), tl.program_id(1)
     batch, head = row // KV_HEADS, row % KV_HEADS
+    current = (tl.load(seq_lens + batch) - 1) // PAGE
+    begin = part * TILES * CHUNK
+    if begin < current:
+        d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
+        query = tl.load(
+            q + batch.to(tl.int64) * stride_qb + (head * GROUP + g)[None, :] * stride_qh + d[:, None],
+            mask=g[None, :] < GROUP, other=0.0,
+        )  # fmt: skip
+        above = tl.where(query > 0, query, 0.0).to(query.dtype)
+        below = tl.where(query < 0, query, 0.0).to(query.dtype)
+        block_row = block_table + batch.to(tl.int64) * stride_bt
+        rows: tl.constexpr = 1 if SHARE else GROUP
+        line = row.to(tl.int64) * rows
+        for first in range(begin, tl.minimum(begin + TILES * CHUNK, current), CHUNK):
+            page = first + tl.arange(0, CHUNK)
+            there = page < current
+            physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
+            summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
+            high = tl.load(summary, mask=there[:, None], other=0.0)
+            low = tl.load(summary + D, mask=there[:, None], other=0.0)
+            bounds = tl.dot(high, above, input_precision="ieee")
+            bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
+            if SHARE:
+                tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
+            else:
+                target = scores + (line + g)[None, :] * num_pages + page[:, None]
+                tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
+
+
+@triton.jit
+def _rank_pages(
+    scores, block_table, seq_lens, budgets, table, counts, lengths, stride_bt, num_pages, width,
+    HEADS: tl.constexpr, PAGE: tl.constexpr, RATIO: tl.constexpr, PAGES: tl.constexpr,
+):  # fmt: skip
+    line = tl.program_id(0).to(tl.int64)
+    batch = line // HEADS
     seq_len = tl.load(seq_lens + batch)
     current = (seq_len - 1) // PAGE
-    num_chunks = tl.maximum(tl.cdiv(current, CHUNK), 1)
-    rows: tl.constexpr = 1 if SHARE else GROUP
-    lists = row.to(tl.int64) * rows
-    block_row = block_table + batch.to(tl.int64) * stride_bt
-    if seq_len <= 0:
-        if chunk == 0:
-            for g in range(0, rows):
-                tl.store(counts + lists + g, 0)
-                tl.store(lengths + lists + g, 0)
-    elif chunk < num_chunks:
-        page = chunk * CHUNK + tl.arange(0, CHUNK)
-        there = page < current
-        d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
-        physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
-        summary = store + ((physical * KV_HEADS + head) * 2)[None, :] * D + d[:, None]
-        high = tl.load(summary, mask=there[None, :], other=0.0)
-        low = tl.load(summary + D, mask=there[None, :], other=0.0)
-        query = tl.load(
-            q + batch.to(tl.int64) * stride_qb + (head * GROUP + g)[:, None] * stride_qh + d[None, :],
-            mask=g[:, None] < GROUP, other=0.0,
-        )  # fmt: skip
-        zero = tl.zeros([GROUP_PAD, D], query.dtype)
-        bounds = tl.dot(tl.maximum(query, zero), high, input_precision="ieee")
-        bounds = tl.dot(tl.minimum(query, zero), low, acc=bounds, input_precision="ieee")
-        if SHARE:
-            tl.store(scores + lists * num_pages + page, tl.sum(bounds, 0), mask=there)
-        else:
-            target = scores + (lists + g)[:, None] * num_pages + page[None, :]
-            tl.store(target, bounds, mask=there[None, :] & (g[:, None] < GROUP))
-        tl.debug_barrier()
-        arrived = tl.atomic_add(arrivals + row, 1, sem="acq_rel", scope="gpu")
-        if arrived == num_chunks - 1:
-            tl.debug_barrier()
-            tl.store(arrivals + row, 0)
-            want = tl.load(budgets + batch) // PAGE
-            for g in range(0, rows):
-                line = lists + g
-                _rank_row(
-                    scores + line * num_pages, table + line * width, counts + line, lengths + line, block_row,
-                    current, seq_len, want, width, RATIO, PAGE, PAGES,
-                )  # fmt: skip
+    page = tl.arange(0, PAGES)
+    valid = page < current
+    block = tl.load(block_table + batch * stride_bt + page // RATIO, mask=page <= current, other=0)
+    key = ordered_bits(tl.load(scores + line * num_pages + page, mask=valid, other=0.0))
+    own = (page == current) & (page < seq_len)
+    chosen = select_top(key, valid, tl.load(budgets + batch) // PAGE) | own
+    rank = tl.cumsum(chosen.to(tl.int32), 0)
+    tl.store(table + line * width + rank - 1, block * RATIO + page % RATIO, mask=chosen & (rank <= width))
+    count = tl.sum(chosen.to(tl.int32), 0)
+    tl.store(counts + line, count)
+    tl.store(lengths + line, tl.where(seq_len > 0, (count - 1) * PAGE + seq_len - current * PAGE, 0))
 
 
 def select(
@@ -100,12 +91,8 @@ def select(
     cache_page: int,
     max_budget: int,
     share_pages: bool = True,
-    arrivals: Tensor | None = None,
 ) -> PageLists:
-    """The fused twin of `methods.quest.select`; see there.
-
-    `arrivals` is int32 zeros [B · Hkv] that the call leaves zero; give one when capturing a CUDA graph.
-    """
+    """The fused twin of `methods.quest.select`; see there. Two launches, no host read: a CUDA graph can capture it."""
     batch, heads, d = q.shape
     kv_heads, ratio = store.shape[1], cache_page // page_size
     num_pages = block_table.shape[1] * ratio
@@ -114,19 +101,19 @@ def select(
     group = heads // kv_heads
     list_heads = kv_heads if share_pages else heads
     width = min(max_budget // page_size + 1, num_pages)
-    ints = dict(dtype=torch.int32, device=q.device)
-    if arrivals is None:
-        arrivals = torch.zeros(batch * kv_heads, **ints)
     scores = torch.empty(batch, list_heads, num_pages, dtype=torch.float32, device=q.device)
+    ints = dict(dtype=torch.int32, device=q.device)
     table = torch.empty(batch, list_heads, width, **ints)
     counts, lengths = torch.empty(batch, list_heads, **ints), torch.empty(batch, list_heads, **ints)
-    chunk = 64
-    pages = triton.next_power_of_2(max(num_pages, 2))
-    _bounds_and_lists[(triton.cdiv(num_pages, chunk), batch * kv_heads)](
-        q, store, block_table, seq_lens, budgets, scores, arrivals, table, counts, lengths,
-        q.stride(0), q.stride(1), block_table.stride(0), num_pages, width,
+    _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](
+        q, store, block_table, seq_lens, scores, q.stride(0), q.stride(1), block_table.stride(0), num_pages,
         D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share_pages,
-        PAGE=page_size, RATIO=ratio, CHUNK=chunk, PAGES=pages, num_warps=4 if pages <= 8192 else 16,
+        PAGE=page_size, RATIO=ratio, CHUNK=CHUNK, TILES=TILES, num_warps=4, num_stages=STAGES,
+    )  # fmt: skip
+    pages = triton.next_power_of_2(max(num_pages, 2))
+    _rank_pages[(batch * list_heads,)](
+        scores, block_table, seq_lens, budgets, table, counts, lengths, block_table.stride(0), num_pages, width,
+        HEADS=list_heads, PAGE=page_size, RATIO=ratio, PAGES=pages, num_warps=min(16, max(4, pages // KEYS_PER_WARP)),
     )  # fmt: skip
     return PageLists(table, counts, lengths, page_size)
 

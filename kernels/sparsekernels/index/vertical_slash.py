@@ -2,7 +2,7 @@
 
 The diagonals that touch a row block of RB rows starting at s cover the keys s − d for every distance d that has a kept
 offset in d … d + RB − 1. That set of distances is the same for all row blocks of a head, so it is found once
-(`_distances`); a list is then: columns that no distance covers, the covered keys below the row block, and the row
+(`_list_distances`); a list is then: columns that no distance covers, the covered keys below the row block, and the row
 block itself. Only the last part's order matters to attention; lists are not ascending where columns and diagonals mix.
 """
 
@@ -51,20 +51,29 @@ def _covers(before, distance, length, ROWS: tl.constexpr, mask):
 
 
 @triton.jit
-def _distances(before, distances, distances_before, length, num_blocks, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    head = tl.program_id(0).to(tl.int64)
-    before += head * length
-    i = tl.arange(0, BLOCK)
-    found = 0
-    tl.store(distances_before + head * num_blocks, 0)
-    for n in range(1, length, BLOCK):
-        distance = n + i
-        covered = _covers(before, distance, length, ROWS, distance < length).to(tl.int32)
-        rank = found + tl.cumsum(covered, 0)
-        tl.store(distances + head * length + rank - 1, distance, mask=covered > 0)
-        at_start = (distance % ROWS == 0) & (distance < length)
-        tl.store(distances_before + head * num_blocks + distance // ROWS, rank, mask=at_start)
-        found += tl.sum(covered, 0)
+def _count_distances(before, tile_counts, length, num_tiles, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    distance = 1 + tile * BLOCK + tl.arange(0, BLOCK)
+    covered = _covers(before + head * length, distance, length, ROWS, distance < length)
+    tl.store(tile_counts + head * num_tiles + tile, tl.sum(covered.to(tl.int32), 0))
+
+
+@triton.jit
+def _list_distances(
+    before, tile_counts, distances, distances_before, length, num_blocks, num_tiles,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    t = tl.arange(0, TILES)
+    found = tl.sum(tl.load(tile_counts + head * num_tiles + t, mask=t < tile, other=0), 0)
+    distance = 1 + tile * BLOCK + tl.arange(0, BLOCK)
+    covered = _covers(before + head * length, distance, length, ROWS, distance < length).to(tl.int32)
+    rank = found + tl.cumsum(covered, 0)
+    tl.store(distances + head * length + rank - 1, distance, mask=covered > 0)
+    at_start = (distance % ROWS == 0) & (distance < length)
+    tl.store(distances_before + head * num_blocks + distance // ROWS, rank, mask=at_start)
+    if tile == 0:
+        tl.store(distances_before + head * num_blocks, 0)
 
 
 @triton.jit
@@ -113,10 +122,12 @@ def build_pattern(columns_before: Tensor, offsets_before: Tensor, row_block: int
     columns, num_columns = torch.empty(heads, length, **new), torch.empty(heads, **new)
     distances, distances_before = torch.empty(heads, length, **new), torch.empty(heads, num_blocks, **new)
     _columns[(triton.cdiv(length, 1024), heads)](columns_before, columns, num_columns, length, BLOCK=1024)
-    block = min(4096, triton.next_power_of_2(length))
-    _distances[(heads,)](
-        offsets_before, distances, distances_before, length, num_blocks, ROWS=row_block, BLOCK=block,
-        num_warps=16 if block == 4096 else 4,
+    tiles = triton.cdiv(length, 1024)
+    tile_counts = torch.empty(heads, tiles, **new)
+    _count_distances[(tiles, heads)](offsets_before, tile_counts, length, tiles, ROWS=row_block, BLOCK=1024)
+    _list_distances[(tiles, heads)](
+        offsets_before, tile_counts, distances, distances_before, length, num_blocks, tiles,
+        ROWS=row_block, BLOCK=1024, TILES=triton.next_power_of_2(tiles),
     )  # fmt: skip
     return Pattern(columns, num_columns, offsets_before, distances, distances_before, row_block)
 

@@ -1,0 +1,38 @@
+"""Times on the device, by its own events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+
+
+def median_ms(call: Callable[[], Any], repeat: int = 7, warm: int = 2) -> float:
+    """Median milliseconds of a call that launches work."""
+    for _ in range(warm):
+        call()
+    times = []
+    for _ in range(repeat):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return median(times)
+
+
+def graph_us(calls: list[Callable[[], Any]], repeat: int = 20) -> float:
+    """Median microseconds of one call when all calls (same work on different memory) replay in one CUDA graph."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return median_ms(graph.replay, repeat, 3) * 1000 / len(calls)
