@@ -9,6 +9,7 @@ a key is fractional for one run of rows and prefix sums give the latter in O(n l
 from __future__ import annotations
 
 from enum import StrEnum
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -82,6 +83,7 @@ def prepare(scores: Tensor, budget: Budget, gating: Gating, scale: float, row_bl
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scores: Tensor, prepared: Prepared, impl: Impl) -> Tensor:
+        out: Tensor
         out, lse = _backend(impl).forward(q, k, v, prepared)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.prepared, ctx.impl = prepared, impl
@@ -96,7 +98,7 @@ class _Attention(torch.autograd.Function):
         return found.dq, found.dk, found.dv, d_scores, None, None
 
 
-def _backend(impl: Impl) -> Any:
+def _backend(impl: Impl) -> ModuleType:
     if impl is Impl.TRITON:
         from sparsekernels.sparsek import triton_attention
 

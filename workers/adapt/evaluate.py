@@ -1,0 +1,77 @@
+"""Held-out loss of the trained scorers beside dense attention and the controls, at an equal number of slots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from sparsekernels.sparsek.attention import Impl
+from sparsekernels.sparsek.controls import Control, control_budget
+from sparsekernels.sparsek.definition import Gating
+from sparsekernels.sparsek.pattern import Budget
+from torch import Tensor
+
+from workers.adapt.attend import Controlled, Dense, Policy, Scored, attention
+from workers.adapt.scorers import Scorers
+
+
+class HeldOut(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    slots: int
+    """Cache slots per KV head; the whole length for dense."""
+    loss: float
+    """Nats a token over rows beyond the slots: where all methods drop something."""
+    standard_error: float
+    """Of the mean over windows of the difference to dense; 0 for dense itself."""
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+
+def evaluate(
+    model: Any,
+    scorers: Scorers | None,
+    windows: Tensor,
+    budget: Budget,
+    gating: Gating,
+    *,
+    impl: Impl,
+    seed: int = 0,
+    batch: int = 1,
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[HeldOut]:
+    """Losses on `windows` [N, n] of dense, SparseK (unless `scorers` is None) and every control."""
+    policies: dict[str, Policy] = {"dense": Dense()}
+    if scorers is not None:
+        policies["sparsek"] = Scored(scorers, budget, gating, impl)
+    for control in Control:
+        policies[str(control)] = Controlled(control, control_budget(control, budget.slots, budget), impl, seed)
+    losses = {}
+    for name, policy in policies.items():
+        losses[name] = window_losses(model, policy, windows, first_row=budget.slots, batch=batch)
+        progress(name)
+    return [_row(name, found, losses["dense"], budget.slots, windows.shape[1]) for name, found in losses.items()]
+
+
+def window_losses(model: Any, policy: Policy, windows: Tensor, *, first_row: int, batch: int = 1) -> Tensor:
+    """Mean loss of each window over the tokens predicted by rows ≥ `first_row`, float64 [N]."""
+    found: list[Tensor] = []
+    with torch.no_grad(), attention(model, policy):
+        for rows in torch.split(windows, batch):
+            ids = rows.to(model.device).long()
+            states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, first_row:-1]
+            for state, row in zip(states, ids, strict=True):
+                logits = model.lm_head(state).float()
+                found.append(torch.nn.functional.cross_entropy(logits, row[first_row + 1 :]).double().cpu())
+    return torch.stack(found)
+
+
+def _row(name: str, losses: Tensor, reference: Tensor, slots: int, length: int) -> HeldOut:
+    difference = losses - reference
+    error = float(difference.std() / len(losses) ** 0.5) if len(losses) > 1 else 0.0
+    return HeldOut(name, length if name == "dense" else slots, float(losses.mean()), error)

@@ -1,0 +1,132 @@
+"""`frontier adapt sparsek` from model folder to adapter file and held-out table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sparsekernels.sparsek.adapter import fingerprint_tensors, save_adapter
+from sparsekernels.sparsek.scorer import Source
+
+from workers.adapt.evaluate import HeldOut, evaluate
+from workers.adapt.text import TokenWindows, token_windows
+from workers.adapt.train import Recipe, train
+from workers.adapt.warm_start import warm_start
+
+ADAPTER_FILE = "adapter.safetensors"
+TABLE_FILE = "held_out.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One training, besides the model."""
+
+    data: str
+    """`python` (see `workers.adapt.text`) or a folder of text files."""
+    out: Path
+    recipe: Recipe
+    length: int = 1024
+    """Tokens in a window."""
+    num_train: int = 32
+    num_held_out: int = 8
+    num_warm_start: int = 8
+    """Training windows that the ridge regression sees."""
+    source: Source = Source.VALUES_AND_KEY_PAIRS
+    eval_batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training leaves behind."""
+
+    adapter: Path
+    table: list[HeldOut]
+    explained: float
+    """Mean R² of the warm start over layers and KV heads."""
+    losses: list[float]
+
+
+class Progress:
+    """Callbacks of a training; the base class is silent."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage begins; `total` units of it, if known."""
+
+    def advance(self, text: str = "") -> None:
+        """One more unit of the present stage."""
+
+
+def load_model(folder: Path, device: str) -> tuple[Any, Any]:
+    """Model (float32 on a CPU, bfloat16 on a GPU) and tokenizer of a local folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.eval().to(device), tokenizer
+
+
+def windows_of(plan: Plan, tokenizer: Any) -> TokenWindows:
+    """The windows that an earlier run of `plan.out` drew, or new ones, kept there."""
+    path = plan.out / "windows.npz"
+    if not path.exists():
+        drawn = token_windows(
+            plan.data,
+            tokenizer,
+            length=plan.length,
+            num_train=plan.num_train,
+            num_held_out=plan.num_held_out,
+            seed=plan.recipe.seed,
+        )
+        drawn.save(path)
+    return TokenWindows.load(path)
+
+
+def adapt(model: Any, tokenizer: Any, plan: Plan, progress: Progress) -> Trained:
+    """Warm start, scorer-only training, adapter file, held-out table. Continues from a checkpoint in `plan.out`."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    progress.stage("reading text")
+    windows = windows_of(plan, tokenizer)
+    training, held_out = torch.from_numpy(windows.train).long(), torch.from_numpy(windows.held_out).long()
+    recipe = plan.recipe
+    progress.stage("warm start: ridge regression on attention mass")
+    start = warm_start(
+        model, training[: plan.num_warm_start], plan.source, window=recipe.budget.window, sinks=recipe.budget.sinks
+    )
+    progress.stage("training the scorers", recipe.steps)
+    report: Callable[[int, float], None] = lambda step, loss: progress.advance(f"loss {loss:.4f}")  # noqa: E731
+    losses = train(model, start.scorers, training, recipe, checkpoint=plan.out / "checkpoint.pt", progress=report)
+    explained = float(start.explained.mean())
+    facts = {"data": windows.description, "recipe": str(recipe), "warm_start_r2": round(explained, 4)}
+    path = plan.out / ADAPTER_FILE
+    save_adapter(start.scorers.to_adapter(fingerprint_tensors(model.state_dict()), facts), path)
+    progress.stage("held-out losses", 8)
+    table = evaluate(
+        model,
+        start.scorers,
+        held_out,
+        recipe.budget,
+        recipe.gating,
+        impl=recipe.impl,
+        seed=recipe.seed,
+        batch=plan.eval_batch,
+        progress=progress.advance,
+    )
+    _write(plan, table, explained, losses, windows.description)
+    return Trained(path, table, explained, losses)
+
+
+def _write(plan: Plan, table: list[HeldOut], explained: float, losses: list[float], data: str) -> None:
+    record = {
+        "data": data,
+        "recipe": {k: str(v) for k, v in asdict(plan.recipe).items()},
+        "source": str(plan.source),
+        "warm_start_r2": explained,
+        "losses": losses,
+        "held_out": [{**row._asdict(), "perplexity": row.perplexity} for row in table],
+    }
+    (plan.out / TABLE_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
