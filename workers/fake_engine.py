@@ -98,9 +98,6 @@ class FakeEngine:
     def _check_alive(self) -> None:
         if self._closed or (self._child is not None and self._child.poll() is not None):
             raise EngineDead("the fake engine's process is gone")
-        if any(_struck(r, "poison", self._options) and at <= time.monotonic() for at, r in self._running.values()):
-            self.close()
-            raise EngineDead("the fake engine died of a poisoned prompt")
 
     def _check_memory(self) -> None:
         limit = self._options.get("out_of_memory_above")
@@ -112,7 +109,11 @@ class FakeEngine:
 
     def _ready(self) -> list[GenerationRequest]:
         now = time.monotonic()
-        return [self._running.pop(i)[1] for i, (at, _) in list(self._running.items()) if at <= now]
+        due = [i for i, (at, _) in self._running.items() if at <= now]
+        if any(_struck(self._running[i][1], "poison", self._options) for i in due):
+            self.close()
+            raise EngineDead("the fake engine died of a poisoned prompt")
+        return [self._running.pop(i)[1] for i in due]
 
     def _seconds_to_next(self, default: float) -> float:
         return max(

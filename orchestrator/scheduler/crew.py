@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
+from orchestrator.domain.placement import Node
 from orchestrator.domain.retry import backoff_seconds, may_start_again
 from orchestrator.domain.states import WorkerState
+from orchestrator.scheduler.hiring import Hiring
 from orchestrator.scheduler.ledger import Loss
 from orchestrator.scheduler.member import Member
 from orchestrator.scheduler.pool import Gone, WorkerPool
@@ -39,6 +41,7 @@ class Crew:
     def __init__(self, plan: CampaignPlan, pool: WorkerPool, settings: LoopSettings, now: Callable[[], float]) -> None:
         self.members: dict[str, Member] = {}
         self._plan, self._pool, self._settings, self._now = plan, pool, settings, now
+        self._hiring = Hiring(plan.engines)
         self._failed_starts: Counter[str] = Counter()
         self._start_after: dict[str, float] = {}
         self.hopeless: dict[str, Failure] = {}
@@ -47,7 +50,7 @@ class Crew:
     def all(self) -> list[Member]:
         return list(self.members.values())
 
-    def hire(self, connection: sa.Connection, grip: Grip, engine_key: str) -> Member:
+    def hire(self, connection: sa.Connection, grip: Grip, engine_key: str, node: str = "") -> Member:
         """Register one more worker; `welcome` starts it once that is committed."""
         name = f"{self._plan.name}-{uuid.uuid4().hex[:8]}"
         worker_id = fleet.register(
@@ -58,7 +61,15 @@ class Crew:
             engine_key=engine_key,
             model_name=self._plan.model_names[engine_key],
         )
-        return Member(worker_id, name, engine_key, self._plan.engines[engine_key], self._now())
+        return Member(worker_id, name, engine_key, self._plan.engines[engine_key], self._now(), node)
+
+    def hire_on(
+        self, connection: sa.Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
+    ) -> list[Member]:
+        """Register the workers that the free GPUs of `nodes` should get."""
+        barred = {key for key in self._plan.engines if self._may_not_start(key)}
+        chosen = self._hiring.choose(nodes, left, self.members.values(), barred)
+        return [self.hire(connection, grip, placement.key, placement.nodes[0]) for placement in chosen]
 
     def welcome(self, member: Member) -> None:
         """Start a registered worker."""
@@ -69,6 +80,7 @@ class Crew:
                 campaign=self._plan.name,
                 engine_name=self._plan.engine_name,
                 engine=member.engine,
+                node=member.node,
                 stall_seconds=self._settings.stall_seconds,
                 canary_seconds=self._settings.canary_seconds,
                 orphan_seconds=self._settings.orphan_seconds,
@@ -157,6 +169,8 @@ class Crew:
     def note_up(self, member: Member) -> None:
         member.is_up = True
         self._failed_starts.pop(member.engine_key, None)
+        if member.report is not None and member.report.facts is not None:
+            self._hiring.note_load(member.engine_key, member.report.facts.load_seconds)
 
     def demands(self, left: Mapping[str, Remaining]) -> dict[str, Demand]:
         """Ready work and workers, by engine."""
@@ -187,10 +201,22 @@ class Crew:
             m for m in self.members.values() if m.engine_key in keys and m.is_up and m.is_idle and not m.told_to_drain
         ]
 
+    def leavers(self, left: Mapping[str, Remaining]) -> list[Member]:
+        """Where the loop places gangs: workers without work, or whose kind ends in time without them, make way."""
+        idle = {key for key in self._plan.engines if left.get(key, _NOTHING).num_shards == 0}
+        others_wait = len(idle) < len(self._plan.engines)
+        done = [m for m in self.members.values() if m.engine_key in idle and m.is_up and m.is_idle]
+        found = done if others_wait else []
+        return [m for m in found or self._hiring.leavers(left, self.all()) if not m.told_to_drain]
+
+    def _may_not_start(self, engine_key: str) -> bool:
+        return engine_key in self.hopeless or self._now() < self._start_after.get(engine_key, 0.0)
+
     def _room(self, engine_key: str) -> int:
-        if engine_key in self.hopeless or self._now() < self._start_after.get(engine_key, 0.0):
-            return 0
-        return self._pool.room(self._plan.engines[engine_key])
+        return 0 if self._may_not_start(engine_key) else self._pool.room(self._plan.engines[engine_key])
+
+
+_NOTHING = Remaining(0, 0)
 
 
 def departure_of_missing(member: Member) -> Departure:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+from orchestrator.domain.placement import Node
 from orchestrator.scheduler.pool import Gone
 from workers.core import WorkerCore
 from workers.engine import EngineSpec
@@ -23,6 +24,9 @@ class InlinePool:
 
     def room(self, engine: EngineSpec) -> int:
         return max(0, self._num_workers - len(self._cores))
+
+    def nodes(self) -> Sequence[Node]:
+        return ()
 
     def start(self, start: WorkerStart) -> None:
         self._cores[start.name] = WorkerCore(start)

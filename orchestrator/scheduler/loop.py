@@ -252,6 +252,12 @@ class CampaignLoop:
     def _hire(self, connection: sa.Connection, grip: Grip, made: _Round, left: Mapping[str, Remaining]) -> None:
         if not made.looked or self._drain_until is not None or grip.state is not CampaignState.RUNNING:
             return
+        nodes = self._pool.nodes()
+        if nodes:
+            for member in self._crew.leavers(left):
+                member.drain_seconds = self._settings.lookahead_seconds
+            made.hired += self._crew.hire_on(connection, grip, nodes, left)
+            return
         for member in self._crew.surplus(left):
             member.drain_seconds = 0.0
         while (engine_key := self._crew.next_hire(left, made.hired)) is not None:
@@ -273,6 +279,8 @@ class CampaignLoop:
         if made.looked:
             self._looked_at, self._left = self._now(), done.remaining
             self._compare(done)
+        if made.departures:  # their places are free now: look again at once
+            self._looked_at = float("-inf")
         for member, claims in made.claims:
             member.open.update(c.attempt_id for c in claims)
             member.outbox += [shard_order(self._plan, c) for c in claims]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.domain.placement import Node
 from workers.engine import EngineSpec
 from workers.exchange import WorkerMessage, WorkerReport, WorkerStart
 
@@ -29,8 +30,12 @@ class WorkerPool(Protocol):
         """How many more workers of this engine could start now."""
         ...
 
+    def nodes(self) -> Sequence[Node]:
+        """The hosts with what is free on them, so that the loop places gangs itself; empty: the pool places workers."""
+        ...
+
     def start(self, start: WorkerStart) -> None:
-        """Begin to start a worker; it is heard through `exchange` once it is there."""
+        """Begin to start a worker, on `start.node` if that is named; it is heard through `exchange` once it is there."""
 
     def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
         """The names among `wanted` whose workers live and are now in this pool."""

@@ -7,9 +7,10 @@ worker has at most one call under way, so that a frozen node delays nobody else.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from orchestrator.domain.placement import Node
 from orchestrator.errors import UserError
 from orchestrator.scheduler.pool import Gone
 from workers.actor import WorkerActor
@@ -74,6 +75,9 @@ class RayPool:
         if self._use_gpus:
             limits.append(int(free.get("GPU", 0.0) // engine.tensor_parallel))
         return max(0, min(limits))
+
+    def nodes(self) -> Sequence[Node]:
+        return ()
 
     def start(self, start: WorkerStart) -> None:
         environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON) and not self._use_gpus}

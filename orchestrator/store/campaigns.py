@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from orchestrator.domain.cutting import cut_campaign
 from orchestrator.domain.grid import Cell
 from orchestrator.domain.states import CampaignState, ShardState, sources
 from orchestrator.errors import StoreError
@@ -37,6 +38,12 @@ class Settings:
     """How a campaign is cut and driven; frozen with it."""
 
     samples_per_shard: int = 50
+    target_seconds: float | None = None
+    """Shards of about this length, of at most `samples_per_shard` samples; None: exactly so many samples."""
+    gpu_type: str = "H100"
+    """Whose speed the predictions are for; only their ratios decide the order."""
+    paired: bool = True
+    """The same prompts under all methods close in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,33 +149,30 @@ def _cell_row(campaign_id: int, position: int, cell: Cell) -> dict[str, Any]:
 
 
 def _insert_shards(connection: sa.Connection, campaign_id: int, new: NewCampaign, ids: Sequence[int]) -> None:
-    rows = []
-    for rank, (cell_id, cell, first) in enumerate(_claim_order(new, ids)):
-        size = min(new.settings.samples_per_shard, cell.num_samples - first)
-        rows.append(
-            {
-                "campaign_id": campaign_id,
-                "cell_id": cell_id,
-                "engine_key": engine_key(cell.engine),
-                "rank": rank,
-                "first_index": first,
-                "num_samples": size,
-                "state": ShardState.READY,
-            }
-        )
+    id_of = {cell.key: cell_id for cell, cell_id in zip(new.cells, ids, strict=True)}
+    key_of = {cell.key: engine_key(cell.engine) for cell in new.cells}
+    cuts = cut_campaign(
+        new.cells,
+        samples_per_shard=new.settings.samples_per_shard,
+        target_seconds=new.settings.target_seconds,
+        gpu_type=new.settings.gpu_type,
+        paired=new.settings.paired,
+    )
+    rows = [
+        {
+            "campaign_id": campaign_id,
+            "cell_id": id_of[cut.cell.key],
+            "engine_key": key_of[cut.cell.key],
+            "rank": cut.rank,
+            "first_index": cut.first_index,
+            "num_samples": cut.num_samples,
+            "predicted_seconds": cut.seconds,
+            "state": ShardState.READY,
+        }
+        for cut in cuts
+    ]
     for start in range(0, len(rows), ROWS_A_STATEMENT):
         connection.execute(sa.insert(shards), rows[start : start + ROWS_A_STATEMENT])
-
-
-def _claim_order(new: NewCampaign, ids: Sequence[int]) -> list[tuple[int, Cell, int]]:
-    """Longest first; the methods of one prompt set side by side, so that they meet in the prefix cache."""
-    step = new.settings.samples_per_shard
-    pieces = [
-        ((-cell.length_tokens, cell.task_label, cell.seed, first, position), (cell_id, cell, first))
-        for position, (cell_id, cell) in enumerate(zip(ids, new.cells, strict=True))
-        for first in range(0, cell.num_samples, step)
-    ]
-    return [piece for _, piece in sorted(pieces, key=lambda pair: pair[0])]
 
 
 def take_over(

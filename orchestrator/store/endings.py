@@ -105,11 +105,23 @@ def _settle(connection: sa.Connection, grip: Grip, ended: _Ended) -> None:
         _finish_shard(connection, attempt.shard_id, target)
         _log(connection, grip, attempt, str(target), ended.end.failure.message if ended.end.failure else "")
         return
-    changes: dict[str, Any] = {}
+    leases.put_back(connection, grip, [attempt.shard_id])
     if answer is Answer.FEWER:
-        changes["max_in_flight"] = fewer_in_flight(ended.end.num_in_flight)
-    leases.put_back(connection, grip, [attempt.shard_id], changes)
+        _lower_limit(connection, attempt.shard_id, fewer_in_flight(ended.end.num_in_flight))
     _log(connection, grip, attempt, "retry", f"{kind}: {answer}")
+
+
+def _lower_limit(connection: sa.Connection, shard_id: int, limit: int) -> None:
+    """This shard, and the others of its engine that are as long or longer, run with fewer in flight from now on."""
+    own = sa.select(cells.c.campaign_id, cells.c.engine_key, cells.c.length_tokens)
+    row = connection.execute(own.join(shards, shards.c.cell_id == cells.c.id).where(shards.c.id == shard_id)).one()
+    alike = sa.select(cells.c.id).where(
+        cells.c.campaign_id == row.campaign_id,
+        cells.c.engine_key == row.engine_key,
+        cells.c.length_tokens >= row.length_tokens,
+    )
+    above = sa.or_(shards.c.max_in_flight.is_(None), shards.c.max_in_flight > limit)
+    connection.execute(sa.update(shards).where(shards.c.cell_id.in_(alike), above).values(max_in_flight=limit))
 
 
 def _unexplained(connection: sa.Connection, grip: Grip, attempt: OpenAttempt, decision: Decision) -> None:

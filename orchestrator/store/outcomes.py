@@ -107,8 +107,10 @@ def _row(grip: Grip, outcome: SampleOutcome, attempt: OpenAttempt) -> dict[str, 
 
 
 def _clean(value: Any) -> Any:
-    """PostgreSQL stores no NUL character in a text."""
-    return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
+    """PostgreSQL stores no NUL character, and no database half of a surrogate pair."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 _Pairs = Sequence[tuple[SampleOutcome, OpenAttempt]]

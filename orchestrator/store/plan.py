@@ -49,10 +49,12 @@ class CampaignPlan:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """Ready shards of one engine."""
+    """What is left of one engine's work: ready shards and their missing samples."""
 
     num_shards: int
     num_samples: int
+    seconds: float = 0.0
+    """Predicted, of one engine, for all samples without an outcome, those of leased shards included."""
 
 
 def load_plan(store: Store, fence: Fence) -> CampaignPlan:
@@ -80,17 +82,20 @@ def _cell_plan(row: sa.RowMapping) -> CellPlan:
 
 
 def remaining(connection: sa.Connection, campaign_id: int) -> dict[str, Remaining]:
-    """Ready shards and their missing samples, by engine key."""
+    """Unfinished shards by engine key: how many are ready, with their missing samples, and the work in all of them."""
+    is_ready = shards.c.state == ShardState.READY
+    missing = shards.c.num_samples - shards.c.num_recorded
     query = (
         sa.select(
             shards.c.engine_key,
-            sa.func.count(),
-            sa.cast(sa.func.sum(shards.c.num_samples - shards.c.num_recorded), sa.Integer),
+            sa.cast(sa.func.sum(sa.case((is_ready, 1), else_=0)), sa.Integer),
+            sa.cast(sa.func.sum(sa.case((is_ready, missing), else_=0)), sa.Integer),
+            sa.func.sum(shards.c.predicted_seconds * missing / shards.c.num_samples),
         )
-        .where(shards.c.campaign_id == campaign_id, shards.c.state == ShardState.READY)
+        .where(shards.c.campaign_id == campaign_id, shards.c.state.in_((ShardState.READY, ShardState.LEASED)))
         .group_by(shards.c.engine_key)
     )
-    return {key: Remaining(count, samples) for key, count, samples in connection.execute(query)}
+    return {key: Remaining(count, samples, seconds) for key, count, samples, seconds in connection.execute(query)}
 
 
 def num_unfinished(connection: sa.Connection, campaign_id: int) -> int:

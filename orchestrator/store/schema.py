@@ -127,6 +127,7 @@ shards = Table(
     Column("rank", sa.BigInteger, nullable=False),
     Column("first_index", sa.Integer, nullable=False),
     Column("num_samples", sa.Integer, nullable=False),
+    _sum("predicted_seconds"),
     Column("state", _enum(ShardState, "state"), nullable=False),
     _count("num_recorded"),
     _count("num_attempts"),
@@ -139,7 +140,8 @@ shards = Table(
     CheckConstraint("state <> 'done' OR num_recorded = num_samples", name="done_means_all"),
     Index("ix_shards_claim", "campaign_id", "state", "engine_key", "rank"),
 )
-"""`num_losses` counts worker losses in a row without a new outcome; `rank` orders the claims."""
+"""`num_losses` counts worker losses in a row without a new outcome; `rank` orders the claims;
+`predicted_seconds` is one engine's time for the whole shard."""
 
 workers = Table(
     "workers",

@@ -139,8 +139,12 @@ def _open_attempts(connection: sa.Connection, campaign_id: int) -> tuple[Row, ..
 
 def _events(campaign_id: int) -> sa.Select[Any]:
     wanted = _columns(events, "id at kind message")
-    query = sa.select(*wanted, workers.c.name.label("worker")).outerjoin(workers, workers.c.id == events.c.worker_id)
-    return query.where(events.c.campaign_id == campaign_id, events.c.kind.not_in(ROUTINE_EVENTS))
+    return (
+        sa.select(*wanted, shards.c.cell_id, workers.c.name.label("worker"))
+        .outerjoin(workers, workers.c.id == events.c.worker_id)
+        .outerjoin(shards, shards.c.id == events.c.shard_id)
+        .where(events.c.campaign_id == campaign_id, events.c.kind.not_in(ROUTINE_EVENTS))
+    )
 
 
 def _failures(campaign_id: int) -> sa.Select[Any]:

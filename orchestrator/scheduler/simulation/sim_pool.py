@@ -62,7 +62,7 @@ class SimPool:
     def start(self, start: WorkerStart) -> None:
         gpus = start.engine.tensor_parallel
         able = [node for node in self.nodes() if node.num_free >= gpus]
-        node = getattr(start, "node", "") or min(able, key=lambda n: (n.num_free, n.name)).name
+        node = start.node or min(able, key=lambda n: (n.num_free, n.name)).name
         load = self._load_seconds(start.engine)
         self._workers[start.name] = SimWorker(start, node, gpus, self._clock.now, load, self._time_of)
         self.account.num_loads += 1
