@@ -69,7 +69,8 @@ OUTCOME_COLUMNS: tuple[Column, ...] = (
     Column("seconds_total", "float", "from submission to the end, queueing included, seconds"),
     Column("recorded_at", "float", "when the outcome reached the store, seconds since 1970, UTC"),
     Column("failure_kind", "string", "kind of the failure; empty when scored"),
-    Column("failure_message", "string", "the failure in one line"),
+    Column("attempt_id", "int", "the attempt that reported it; rows of the same attempt ran on one worker"),
+    Column("extras", "json", "secondary scores and counters of the task or engine"),
 )
 
 FRAME_COLUMNS: tuple[str, ...] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -11,19 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sparsekernels.parameters import MethodChoice, Phase
+from sparsekernels.parameters import MethodChoice
 
 from orchestrator.analysis.columns import CELL_COLUMNS, OUTCOME_COLUMNS
 from orchestrator.analysis.frame import DENSE, CampaignFrames, cells_frame, measured_density, outcomes_frame
-from orchestrator.domain.compression import nominal_compression
-from orchestrator.domain.known_models import find_known
+from orchestrator.analysis.labels import cell_compression, parameters_b, phase_label
 from orchestrator.store import views
+from orchestrator.store.dump import example_outcomes
 from orchestrator.store.rows import CampaignHeader, CellRow, OutcomeRow
 from orchestrator.store.session import Store
 
 CHUNK_ROWS = 20_000
 MEASURED_COMPRESSION_DIGITS = 3
-_SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 
 
 def load_campaign(store: Store, name: str | None = None) -> CampaignFrames:
@@ -38,6 +36,7 @@ def load_campaign(store: Store, name: str | None = None) -> CampaignFrames:
         cells=cells,
         outcomes=outcomes,
         provenance=provenance(store, header, rows),
+        examples=examples(store, header.name),
     )
     fill_measured_compression(frames)
     return frames
@@ -80,31 +79,6 @@ def outcome_record(row: OutcomeRow) -> dict[str, Any]:
     return own
 
 
-def phase_label(choice: MethodChoice) -> str:
-    """`dense`, `prefill`, `decode`, `compress`, or those that act joined by +."""
-    acting = [str(phase) for phase in Phase if getattr(choice, phase) is not None]
-    return "+".join(acting) or DENSE
-
-
-def cell_compression(choice: MethodChoice, length_tokens: int) -> float | None:
-    """Nominal compression where arithmetic gives one: 1 for dense, the method's own for a single phase, else None."""
-    acting = [method for phase in Phase if (method := getattr(choice, phase)) is not None]
-    if not acting:
-        return 1.0
-    return nominal_compression(acting[0], length_tokens) if len(acting) == 1 else None
-
-
-def parameters_b(model: str) -> float | None:
-    """Parameters in 10⁹: from the model's known shape, else from a size in its name (`7B`, `135M`), else None."""
-    known = find_known(model)
-    if known is not None:
-        return known.num_parameters / 1e9
-    found = _SIZE_IN_NAME.search(model.rsplit("/", 1)[-1])
-    if found is None:
-        return None
-    return float(found[1]) / (1.0 if found[2].lower() == "b" else 1000.0)
-
-
 def fill_measured_compression(frames: CampaignFrames) -> None:
     """Give cells without a nominal compression 1 / (mean measured density) of their (method, budget, length).
 
@@ -145,6 +119,17 @@ def provenance(store: Store, header: CampaignHeader, cells: tuple[CellRow, ...])
         "tasks": "; ".join(tasks),
         "seeds": ", ".join(str(seed) for seed in sorted({c.seed for c in cells})),
     }
+
+
+def examples(store: Store, name: str, each: int = 3) -> list[Mapping[str, str]]:
+    """A few completions without an answer, and a few wrong and right ones."""
+    names = {"model": "model_name", "method": "method_label", "task": "task_label", "completion": "text"}
+    same = ("verdict", "budget", "extracted", "reason")
+    return [
+        {key: str(row[column]) for key, column in (*names.items(), *zip(same, same, strict=True))}
+        for verdict in ("unanswered", "incorrect", "correct")
+        for row in example_outcomes(store, name, verdict, each)
+    ]
 
 
 def _when(seconds: float | None) -> str:
