@@ -59,13 +59,15 @@ def follow(
     interval_seconds: float = 10.0,
     stop: threading.Event | None = None,
 ) -> Snapshot:
-    """Writes lines until the campaign is finished or `stop` is set; returns the last snapshot."""
+    """Writes lines until the campaign is finished, or once more after `stop` is set; returns the last snapshot."""
     stop = stop or threading.Event()
     before: Snapshot | None = None
     while True:
+        was_stopped = stop.is_set()
         now = fetch()
         for line in log_lines(before, now):
             write(line)
         before = now
-        if now.header.is_finished or stop.wait(interval_seconds):
+        if now.header.is_finished or was_stopped:
             return now
+        stop.wait(interval_seconds)

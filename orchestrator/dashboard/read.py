@@ -21,6 +21,7 @@ from orchestrator.dashboard.snapshot import (
     WorkerView,
 )
 from orchestrator.domain.cost_correction import Kind
+from orchestrator.domain.states import ShardState
 from orchestrator.store.screen import Counters, ScreenNames, ScreenRows, read_screen
 from orchestrator.store.session import Store
 
@@ -39,6 +40,7 @@ _ANSWERS = {
     "cancel": "cancelled",
 }
 """What followed from a failure, in a person's words."""
+_SHARD_STATES = frozenset(ShardState)
 _RETRIED = frozenset({"again", "isolate", "fewer"})
 _GONE = frozenset({"lost", "stopped", "broken"})
 
@@ -69,7 +71,7 @@ class SnapshotSource:
             workers=workers,
             failures=tuple(_failure_view(row) for row in rows.failures),
             failure_counts=_failure_counts(rows),
-            events=tuple(_event_view(row) for row in rows.events),
+            events=tuple(_event_view(row, self._cells) for row in rows.events),
         )
 
     def _forecast(self, rows: ScreenRows) -> Eta | None:
@@ -85,7 +87,7 @@ class SnapshotSource:
         return WorkerView(
             name=row["name"],
             host=row["node"] or wording.ABSENT,
-            gpus=f"{gpus}×" if gpus else "cpu",
+            gpus=f"{gpus}×" if gpus else row["device"] or wording.ABSENT,
             engine=row["model_name"] + (f" tp{gpus}" if gpus > 1 else ""),
             state=state,
             shard=cell_label(self._cells[running[0]["cell_id"]]) if running else "",
@@ -110,7 +112,9 @@ class SnapshotSource:
 
 
 def _on_cpu(row: Row) -> bool:
-    return "cpu" in str(row["device"]).lower()
+    """No GPU, or none known yet: an engine says what it runs on once it is loaded."""
+    device = str(row["device"]).lower()
+    return device in ("", "none") or "cpu" in device
 
 
 def _worker_state(row: Row, has_shard: bool) -> str:
@@ -263,10 +267,15 @@ def _failure_counts(rows: ScreenRows) -> tuple[FailureCount, ...]:
     return tuple(FailureCount(kind=kind, num=num) for kind, num in totals.most_common())
 
 
-def _event_view(row: Row) -> EventView:
-    who = f"{row['worker']}: " if row["worker"] else ""
+def _event_view(row: Row, cells: Mapping[int, Row]) -> EventView:
+    kind = row["kind"].replace("_", " ")
+    cell = cells.get(row["cell_id"])
+    parts = [row["worker"], cell_label(cell) if cell else None, row["message"]]
     return EventView(
-        at=_utc(row["at"]), kind=row["kind"].replace("_", " "), text=who + row["message"], sequence=row["id"]
+        at=_utc(row["at"]),
+        kind=f"shard {kind}" if kind in _SHARD_STATES else kind,
+        text=": ".join(part for part in parts if part),
+        sequence=row["id"],
     )
 
 

@@ -1,0 +1,5 @@
+"""Every test of this folder runs on SQLite and on PostgreSQL."""
+
+from tests.support.stores import postgres_server, store, store_url
+
+__all__ = ["postgres_server", "store", "store_url"]
