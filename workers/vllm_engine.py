@@ -182,6 +182,7 @@ class VllmEngine:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
+        method = MethodChoice.from_wire(request.method).to_wire()  # every default written out
         parameters = SamplingParams(
             temperature=request.temperature,
             top_p=request.top_p,
@@ -192,7 +193,7 @@ class VllmEngine:
             ignore_eos=bool(self.spec.options.get("ignore_eos", False)),
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_reading_prefix_cache=not _may_read_cache(request),
-            extra_args={EXTRA_KEY: {"id": request.request_id, "method": dict(request.method)}},
+            extra_args={EXTRA_KEY: {"id": request.request_id, "method": method}},
         )
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=_salt(request))
         try:
@@ -306,8 +307,8 @@ def _refusal(request: GenerationRequest, spec: EngineSpec) -> Failure | None:
 
 
 def _may_read_cache(request: GenerationRequest) -> bool:
-    """Cached prefixes serve requests whose prompt rows are dense and whose last queries nobody needs."""
-    return "prefill" not in request.method and "compress" not in request.method
+    """Cached prefixes serve requests whose prompt rows are dense; the scheduler adds what compression needs."""
+    return "prefill" not in request.method
 
 
 def _salt(request: GenerationRequest) -> str:

@@ -44,16 +44,18 @@ def group_key(span: Span) -> tuple[str, int, bool]:
     return ("both" if method.compress else "quest", method.decode.page_size, method.decode.share_pages)
 
 
-def make_groups(spans: Sequence[Span], block_table: Tensor) -> dict[tuple[str, int, bool], Group]:
+def make_groups(spans: Sequence[Span], block_table: Tensor, cache_page: int) -> dict[tuple[str, int, bool], Group]:
     """The step's groups; copies small tables to the device once for all layers."""
     members: dict[tuple[str, int, bool], list[Span]] = {}
     for span in spans:
         members.setdefault(group_key(span), []).append(span)
-    return {key: _make_group(tuple(rows), block_table) for key, rows in members.items()}
+    return {key: _make_group(tuple(rows), block_table, cache_page) for key, rows in members.items()}
 
 
-def _make_group(spans: tuple[Span, ...], block_table: Tensor) -> Group:
+def _make_group(spans: tuple[Span, ...], block_table: Tensor, cache_page: int) -> Group:
     device = block_table.device
+    if device.type == "cpu":  # the torch functions work through every page of a table
+        block_table = block_table[:, : -(-max(s.end_position for s in spans) // cache_page)]
     budgets = [s.request.method.decode.token_budget if s.request.method.decode else 0 for s in spans]
     lengths = [s.end_position for s in spans]
     numbers = torch.tensor([[s.first_token for s in spans], [s.row for s in spans], lengths, budgets])
@@ -103,7 +105,7 @@ class Decoder:
         """Attend for every decode row and write its output."""
         groups = getattr(call.metadata, "frontier_groups", None)
         if groups is None:
-            groups = call.metadata.frontier_groups = make_groups(spans, call.metadata.block_table)
+            groups = call.metadata.frontier_groups = make_groups(spans, call.metadata.block_table, keys.shape[1])
         for (kind, page_size, share), group in groups.items():
             cache = KeyValues(keys, values, group.block_table)
             queries = call.query[group.tokens]

@@ -12,6 +12,7 @@ from workers.engine import EngineSpec
 from workers.failures import EngineError, EngineOutOfMemory, EngineStartError
 from workers.vllm_plugin import SWITCH
 
+PACKAGE = "workers.vllm_plugin"
 OWN_OPTIONS = frozenset({"plugin", "in_process", "ignore_eos", "logprobs", "stall_seconds"})
 """Keys of `EngineSpec.options` that are ours; all others go to vLLM's EngineArgs."""
 DEFAULT_CPU_CACHE_GIB = 2.0
@@ -119,13 +120,20 @@ def _memory_arguments(spec: EngineSpec, on_cpu: bool) -> dict[str, Any]:
 
 def _backend_arguments(spec: EngineSpec, on_cpu: bool) -> dict[str, Any]:
     if on_cpu:
-        own = {"worker_cls": "workers.vllm_plugin.worker.SparseCPUWorker"}
+        own = {
+            "worker_cls": f"{PACKAGE}.worker.SparseCPUWorker",
+            "scheduler_cls": f"{PACKAGE}.scheduler.SparseScheduler",
+        }
         # Compiling takes longer than most evaluations on a CPU.
         return {"enforce_eager": True, "block_size": 64} | (own if plugin_enabled(spec) else {})
     if not plugin_enabled(spec):
         return {}
+    ahead = bool(spec.options.get("async_scheduling", True))
+    scheduler = "SparseAsyncScheduler" if ahead else "SparseScheduler"
     return {
-        "worker_cls": "workers.vllm_plugin.worker.SparseGPUWorker",
+        "worker_cls": f"{PACKAGE}.worker.SparseGPUWorker",
+        "scheduler_cls": f"{PACKAGE}.scheduler.{scheduler}",
+        "async_scheduling": ahead,
         "attention_config": {"backend": "CUSTOM"},
     }
 
