@@ -1,0 +1,80 @@
+"""On a GPU, random weights of Qwen2.5-7B shapes cut to four layers: every method at full budget is dense."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.engine import SHAPES
+from workers.engine import EngineSpec, Generation, GenerationRequest
+from workers.vllm_engine import VllmEngine
+
+pytestmark = [pytest.mark.gpu, pytest.mark.engine]
+
+LENGTH = 6000
+FULL: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "vertical_slash": {"prefill": {"name": "vertical_slash", "vertical_size": 8192, "slash_size": 8192}},
+    "flexprefill": {"prefill": {"name": "flexprefill", "alpha": 1.0, "min_budget": 8192}},
+    "block_sparse": {"prefill": {"name": "block_sparse", "top_blocks": 512, "block_size": 64, "row_block": 128}},
+    "quest": {"decode": {"name": "quest", "token_budget": 8192}},
+    "snapkv": {"compress": {"name": "snapkv", "token_capacity": 8192}},
+    "ada_snapkv": {"compress": {"name": "ada_snapkv", "token_capacity": 8192}},
+    "snapkv+quest": {
+        "compress": {"name": "snapkv", "token_capacity": 8192},
+        "decode": {"name": "quest", "token_budget": 8192},
+    },
+}
+
+
+def make_engine(folder: Path, **options: Any) -> VllmEngine:
+    """Four layers, random weights, token ids in and out."""
+    (folder / "config.json").write_text(json.dumps(SHAPES["qwen2.5-7b"] | {"num_hidden_layers": 4}))
+    spec = EngineSpec(
+        model=str(folder), max_model_len=8192, load_format="dummy", dtype="bfloat16", max_in_flight=16, kv_cache_gib=8,
+        options={"ignore_eos": True, "logprobs": 0, **options},
+    )  # fmt: skip
+    return VllmEngine(spec)
+
+
+def run_together(engine: VllmEngine, methods: dict[str, dict[str, Any]]) -> dict[str, Generation]:
+    """One prompt, all methods in flight at once."""
+    prompt = random.Random(1).choices(range(1000, 40000), k=LENGTH)
+    for name, method in methods.items():
+        engine.submit(GenerationRequest(request_id=name, prompt_token_ids=prompt, max_tokens=24, method=method))
+    done: dict[str, Generation] = {}
+    while len(done) < len(methods):
+        for result in engine.poll(30.0):
+            assert isinstance(result, Generation), result
+            done[result.request_id] = result
+    return done
+
+
+def agreement(engine: VllmEngine, done: dict[str, Generation], name: str) -> tuple[int, float]:
+    """Leading tokens equal to dense, and the largest difference of their log-probabilities."""
+    pairs = list(zip(done[name].token_ids, done["dense"].token_ids, strict=True))
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+    logs = list(zip(engine.logprobs[name], engine.logprobs["dense"], strict=True))[:same]
+    return same, max((abs(a - b) for a, b in logs), default=0.0)
+
+
+def test_every_method_at_full_budget_is_dense_within_bfloat16(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    engine = make_engine(tmp_path)
+    try:
+        done = run_together(engine, FULL)
+        for name in FULL:
+            same, difference = agreement(engine, done, name)
+            print(name, same, difference, done[name].density_prefill, done[name].density_decode, done[name].kv_kept)
+            assert same >= 1, name
+            assert difference < 0.05, name
+            assert done[name].density_prefill == pytest.approx(1.0, abs=1e-9)
+            assert done[name].density_decode == done[name].kv_kept == 1.0
+    finally:
+        engine.close()
