@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2E = 1.4426950408889634
-TILE = 64
-"""Tokens that a program reads at once."""
+TILE, WARPS, STAGES = 128, 4, 2
+"""Tokens that a program reads at once, its warps, and its loads in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Scratch:
 
 
 def num_splits(rows: int, max_tokens: int) -> int:
-    """Splits for `rows` lists of at most `max_tokens`: fill a GPU of some 132 processors four times over."""
-    return max(1, min(triton.cdiv(528, rows), triton.cdiv(max_tokens, TILE), 64))
+    """Splits for `rows` lists of at most `max_tokens`: fill a GPU of some 132 processors about three times over."""
+    return max(1, min(triton.cdiv(396, rows), triton.cdiv(max_tokens, TILE), 64))
 
 
 def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torch.device) -> Scratch:
@@ -167,6 +167,6 @@ def decode_lists(
         D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
         TAIL=generated is not None, BLOCK=TILE,
-        SPLITS=triton.next_power_of_2(scratch.norms.shape[1]), num_warps=4, num_stages=3,
+        SPLITS=triton.next_power_of_2(scratch.norms.shape[1]), num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return out

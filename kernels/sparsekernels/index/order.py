@@ -27,18 +27,40 @@ def select_top(key, valid, want):
     if want >= tl.sum(valid.to(tl.int32), 0):
         high = low
         above = want
+    # Two bits a round: the counts at three thresholds travel in one sum, 20 bits each.
     while high.to(tl.int64) - low > 1:
-        middle = ((high.to(tl.int64) + low) >> 1).to(tl.int32)
-        count = tl.sum((key >= middle).to(tl.int32), 0)
-        if count == want:
-            high = middle
-            low = middle
-            above = count
-        elif count > want:
-            low = middle
+        span = high.to(tl.int64) - low
+        one = (low + tl.maximum(span >> 2, 1)).to(tl.int32)
+        two = (low + tl.maximum(span >> 1, 1)).to(tl.int32)
+        three = (low + tl.maximum(span - (span >> 2), 1)).to(tl.int32)
+        three = tl.minimum(three, high - 1)
+        hits = (key >= one).to(tl.int64) + ((key >= two).to(tl.int64) << 20) + ((key >= three).to(tl.int64) << 40)
+        total = tl.sum(hits, 0)
+        at_one = (total & 0xFFFFF).to(tl.int32)
+        at_two = ((total >> 20) & 0xFFFFF).to(tl.int32)
+        at_three = (total >> 40).to(tl.int32)
+        if at_three >= want:
+            low = three
+            if at_three == want:
+                high = three
+                above = at_three
+        elif at_two >= want:
+            low = two
+            high = three
+            above = at_three
+            if at_two == want:
+                high = two
+                above = at_two
+        elif at_one >= want:
+            low = one
+            high = two
+            above = at_two
+            if at_one == want:
+                high = one
+                above = at_one
         else:
-            high = middle
-            above = count
+            high = one
+            above = at_one
     equal = (key == low) & (key < high)
     return (valid & (key >= high)) | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= want - above))
 

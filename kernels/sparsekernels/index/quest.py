@@ -15,7 +15,7 @@ from sparsekernels.methods.quest import PageLists
 
 MAX_PAGES = 1 << 16
 """Most pages of a sequence that one program ranks."""
-CHUNK, TILES, STAGES = 64, 1, 1
+CHUNK, TILES, STAGES = 64, 4, 3
 """Pages that a program bounds at once, how often it does so, and loads in flight."""
 KEYS_PER_WARP = 1024
 """Bounds that a warp ranks."""
