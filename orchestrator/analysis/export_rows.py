@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sparsekernels.parameters import MethodChoice
-
 from orchestrator.analysis.columns import OUTCOME_COLUMNS
 from orchestrator.analysis.frame import DENSE
 from orchestrator.analysis.labels import cell_compression, parameters_b, phase_label
@@ -22,16 +20,15 @@ RENAMED = {"index": "sample_index"}
 def cell_records(dump: Dump) -> Iterator[dict[str, Any]]:
     """Cells by the names of CELL_COLUMNS."""
     for row in dump.tables["cells"]:
-        choice = MethodChoice.from_wire(row["method"])
         yield {
             "campaign": dump.campaign["name"],
             "cell_key": row["key"],
             "model": row["model_name"],
             "num_parameters_b": parameters_b(row["model_name"]),
             "method": row["method_label"] or DENSE,
-            "phase": phase_label(choice),
+            "phase": phase_label(row["method"]),
             "budget": row["budget"],
-            "compression": row["compression"] or cell_compression(choice, row["length_tokens"]),
+            "compression": row["compression"] or cell_compression(row["method"], row["length_tokens"]),
             "method_choice": json.dumps(row["method"], sort_keys=True),
             "task": row["task_label"] or row["task"],
             "task_version": row["task_order"]["version"],

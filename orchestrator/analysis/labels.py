@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from sparsekernels.parameters import MethodChoice, Phase
+from sparsekernels.parameters import MethodChoice, ParameterError, Phase
 
 from orchestrator.domain.compression import nominal_compression
 from orchestrator.domain.known_models import find_known
@@ -12,17 +14,24 @@ from orchestrator.domain.known_models import find_known
 _SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 
 
-def phase_label(choice: MethodChoice) -> str:
+Wire = Mapping[str, Mapping[str, Any]]
+"""The stored form of a method choice: phase → options; empty is dense."""
+
+
+def phase_label(wire: Wire) -> str:
     """`dense`, `prefill`, `decode`, `compress`, or those that act joined by +."""
-    acting = [str(phase) for phase in Phase if getattr(choice, phase) is not None]
-    return "+".join(acting) or "dense"
+    return "+".join(str(phase) for phase in Phase if phase in wire) or "dense"
 
 
-def cell_compression(choice: MethodChoice, length_tokens: int) -> float | None:
+def cell_compression(wire: Wire, length_tokens: int) -> float | None:
     """Nominal compression where arithmetic gives one: 1 for dense, the method's own for a single phase, else None."""
-    acting = [method for phase in Phase if (method := getattr(choice, phase)) is not None]
-    if not acting:
+    if not wire:
         return 1.0
+    try:
+        choice = MethodChoice.from_wire(wire)
+    except ParameterError:
+        return None
+    acting = [method for phase in Phase if (method := getattr(choice, phase)) is not None]
     return nominal_compression(acting[0], length_tokens) if len(acting) == 1 else None
 
 

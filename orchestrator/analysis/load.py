@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sparsekernels.parameters import MethodChoice
 
 from orchestrator.analysis.columns import CELL_COLUMNS, OUTCOME_COLUMNS
 from orchestrator.analysis.frame import DENSE, CampaignFrames, cells_frame, measured_density, outcomes_frame
@@ -50,16 +49,15 @@ def _chunks(store: Store, name: str) -> Iterator[list[dict[str, Any]]]:
 
 def cell_record(campaign: str, row: CellRow) -> dict[str, Any]:
     """One cell by the names of CELL_COLUMNS."""
-    choice = MethodChoice.from_wire(row.method)
     values = {
         "campaign": campaign,
         "cell_key": row.key,
         "model": row.model_name,
         "num_parameters_b": parameters_b(row.model_name),
         "method": row.method_label or DENSE,
-        "phase": phase_label(choice),
+        "phase": phase_label(row.method),
         "budget": row.budget,
-        "compression": row.compression or cell_compression(choice, row.length_tokens),
+        "compression": row.compression or cell_compression(row.method, row.length_tokens),
         "method_choice": json.dumps(row.method, sort_keys=True),
         "task": row.task_label or row.task.name,
         "task_version": row.task.version,

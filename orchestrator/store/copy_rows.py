@@ -73,9 +73,8 @@ def _copy_cells(connection: sa.Connection, dump: Dump, campaign_id: int, ids: Id
         for row in dump.tables["cells"]:
             ids.cells[row["id"]] = insert_row(connection, cells, own_values(cells, row) | zero)
         return
-    here = dict(
-        connection.execute(sa.select(cells.c.key, cells.c.id).where(cells.c.campaign_id == campaign_id)).tuples()
-    )
+    query = sa.select(cells.c.key, cells.c.id).where(cells.c.campaign_id == campaign_id)
+    here = {row.key: row.id for row in connection.execute(query)}
     ids.cells.update({row["id"]: here[row["key"]] for row in dump.tables["cells"]})
 
 
