@@ -29,7 +29,7 @@ _TURNS = (
 
 
 def build_folder(family: str, folder: Path) -> Path:
-    """Write tokenizer.json and its configuration for one of FAMILIES into `folder`."""
+    """Write tokenizer.json and its configuration for one of FAMILIES, or for `bytes`, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, template, specials = _BUILDERS[family]()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -38,20 +38,20 @@ def build_folder(family: str, folder: Path) -> Path:
     return folder
 
 
-def _corpus() -> Iterator[str]:
+def _corpus(num_sentences: int = 6000) -> Iterator[str]:
     from tasks.ruler.words import vocabulary
 
     random = Random(7)
     words = vocabulary()
     shorts = ("the", "a", "of", "and", "is", "in", "to", "which", "answer", "question", "context", "value", "for")
-    for _ in range(6000):
+    for _ in range(num_sentences):
         sentence = " ".join(random.choice(words) if random.random() < 0.6 else random.choice(shorts) for _ in range(12))
         code = "".join(random.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(8))
         yield f"{sentence.capitalize()}. {random.randrange(10**6)}: VAR {code.upper()} = {code}-{code[::-1]}.\n"
 
 
-def _train(tokenizer: Tokenizer, trainer: Trainer) -> None:
-    tokenizer.train_from_iterator(_corpus(), trainer)
+def _train(tokenizer: Tokenizer, trainer: Trainer, num_sentences: int = 6000) -> None:
+    tokenizer.train_from_iterator(_corpus(num_sentences), trainer)
 
 
 def _byte_bpe() -> tuple[Tokenizer, str, tuple[str, str]]:
@@ -95,9 +95,21 @@ def _unigram() -> tuple[Tokenizer, str, tuple[str, str]]:
     tokens = ["<unk>", *specials, "<start_of_turn>", "<end_of_turn>", "\n"]
     _train(
         tokenizer,
-        trainers.UnigramTrainer(vocab_size=8000, special_tokens=tokens, unk_token="<unk>", show_progress=False),
+        trainers.UnigramTrainer(vocab_size=4000, special_tokens=tokens, unk_token="<unk>", show_progress=False),
+        num_sentences=1500,
     )
     return tokenizer, _TURNS, specials
 
 
-_BUILDERS = {"byte_bpe": _byte_bpe, "wordpiece": _wordpiece, "unigram": _unigram}
+def _bytes() -> tuple[Tokenizer, str, tuple[str, str]]:
+    """One token a byte: needs no training, so that its samples are the same with every version of the library."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = ("<|im_start|>", "<|im_end|>")
+    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(specials))
+    return tokenizer, _CHATML, specials
+
+
+_BUILDERS = {"bytes": _bytes, "byte_bpe": _byte_bpe, "wordpiece": _wordpiece, "unigram": _unigram}
