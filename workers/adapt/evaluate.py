@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from sparsekernels.sparsek.adapter import Adapter
 from sparsekernels.sparsek.attention import Impl
 from sparsekernels.sparsek.controls import Control, control_budget
 from sparsekernels.sparsek.definition import Gating
 from sparsekernels.sparsek.pattern import Budget
 from torch import Tensor
 
-from workers.adapt.attend import Controlled, Dense, Policy, Scored, attention
+from workers.adapt.attend import Adapted, Controlled, Dense, Policy, Scored, attention
 from workers.adapt.scorers import Scorers
 
 
@@ -35,7 +36,7 @@ class HeldOut(NamedTuple):
 
 def evaluate(
     model: Any,
-    scorers: Scorers | None,
+    trained: Scorers | Adapter,
     windows: Tensor,
     budget: Budget,
     gating: Gating,
@@ -45,10 +46,13 @@ def evaluate(
     batch: int = 1,
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[HeldOut]:
-    """Losses on `windows` [N, n] of dense, SparseK (unless `scorers` is None) and every control."""
-    policies: dict[str, Policy] = {"dense": Dense()}
-    if scorers is not None:
-        policies["sparsek"] = Scored(scorers, budget, gating, impl)
+    """Losses on `windows` [N, n] of dense, SparseK and every control."""
+    policy: Policy
+    if isinstance(trained, Adapter):
+        policy = Adapted(trained, budget, gating, impl)
+    else:
+        policy = Scored(trained, budget, gating, impl)
+    policies: dict[str, Policy] = {"dense": Dense(), "sparsek": policy}
     for control in Control:
         policies[str(control)] = Controlled(control, control_budget(control, budget.slots, budget), impl, seed)
     losses = {}

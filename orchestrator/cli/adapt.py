@@ -1,0 +1,156 @@
+"""`frontier adapt`: train the parts of a method that needs training, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    from workers.adapt.pipeline import Plan, Trained
+
+_ADAPT = typer.Typer(help="Train what a method needs: SparseK's scorers.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group `adapt`."""
+    app.add_typer(_ADAPT, name="adapt")
+
+
+@_ADAPT.callback()
+def _group() -> None:
+    """Keeps `sparsek` a subcommand while it is the only one."""
+
+
+@_ADAPT.command("sparsek")
+def adapt_sparsek(
+    model: Annotated[Path, typer.Option(help="Local model folder (see: frontier models pull).")],
+    out: Annotated[Path, typer.Option(help="Folder for adapter, table and checkpoint; an earlier run continues.")],
+    data: Annotated[str, typer.Option(help="A folder of .txt, .md, .rst, .py files, or 'python'.")] = "python",
+    slots: Annotated[int, typer.Option(help="Cache slots per KV head: sinks + window + kept keys.")] = 512,
+    window: Annotated[
+        int | None, typer.Option(help="Slots for the most recent tokens; half of them if absent.")
+    ] = None,
+    sinks: Annotated[int, typer.Option(help="First tokens that always stay.")] = 4,
+    length: Annotated[int, typer.Option(help="Tokens in a training window.")] = 1024,
+    steps: Annotated[int, typer.Option(help="Optimizer steps; 0 leaves the warm start.")] = 60,
+    batch: Annotated[int, typer.Option(help="Windows in a step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 5e-3,
+    gating: Annotated[str, typer.Option(help="straight_through, values or keys_and_values.")] = "straight_through",
+    objective: Annotated[str, typer.Option(help="local (cheap) or end_to_end.")] = "local",
+    source: Annotated[str, typer.Option(help="values or values_and_key_pairs.")] = "values_and_key_pairs",
+    train_windows: Annotated[int, typer.Option(help="Windows to train on.")] = 32,
+    held_out_windows: Annotated[int, typer.Option(help="Windows for the table.")] = 8,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
+) -> None:
+    """Train SparseK's scorers: ridge warm start on attention mass, then the scorers alone; prints held-out losses."""
+    _require_folder(model)
+    torch = _torch()
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        plan = _plan(
+            data=data, out=out, slots=slots, window=window, sinks=sinks, length=length, steps=steps, batch=batch,
+            learning_rate=learning_rate, gating=gating, objective=objective, source=source, seed=seed,
+            train_windows=train_windows, held_out_windows=held_out_windows, on_gpu=where != "cpu",
+        )  # fmt: skip
+        trained = _run(model, where, plan)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    _print(trained, slots)
+
+
+def _plan(*, slots: int, window: int | None, sinks: int, on_gpu: bool, **options: Any) -> Plan:
+    from sparsekernels.sparsek.attention import Impl
+    from sparsekernels.sparsek.controls import split_slots
+    from sparsekernels.sparsek.definition import Gating
+    from sparsekernels.sparsek.scorer import Source
+
+    from workers.adapt.pipeline import Plan
+    from workers.adapt.train import Objective, Recipe
+
+    for name in ("length", "batch", "train_windows", "held_out_windows"):
+        if options[name] < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {options[name]}; it must be at least 1")
+    if slots >= options["length"]:
+        raise ValueError(f"--slots is {slots}; it must be below --length ({options['length']}), or nothing is dropped")
+    recipe = Recipe(
+        budget=split_slots(slots, sinks=sinks, window=window),
+        gating=_member("--gating", Gating, options["gating"]),
+        objective=_member("--objective", Objective, options["objective"]),
+        steps=options["steps"],
+        batch=options["batch"],
+        learning_rate=options["learning_rate"],
+        seed=options["seed"],
+        impl=Impl.TRITON if on_gpu else Impl.TORCH,
+    )
+    return Plan(
+        data=options["data"],
+        out=options["out"],
+        recipe=recipe,
+        length=options["length"],
+        num_train=options["train_windows"],
+        num_held_out=options["held_out_windows"],
+        source=_member("--source", Source, options["source"]),
+        eval_batch=8 if on_gpu else 1,
+    )
+
+
+def _member(option: str, kind: Any, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{option} is {text!r}; choose from {', '.join(kind)}") from None
+
+
+def _run(model: Path, device: str, plan: Plan) -> Trained:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    from workers.adapt.pipeline import Progress, adapt, load_model
+
+    class Shown(Progress):
+        def __init__(self, bars: Bars) -> None:
+            self._bars, self._task = bars, bars.add_task("loading the model", total=None, note="")
+
+        def stage(self, name: str, total: int | None = None) -> None:
+            self._bars.update(self._task, total=1, completed=1)
+            self._task = self._bars.add_task(name, total=total, note="")
+
+        def advance(self, text: str = "") -> None:
+            self._bars.update(self._task, advance=1, note=text)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        shown = Shown(bars)
+        loaded, tokenizer = load_model(model, device)
+        return adapt(loaded, tokenizer, plan, shown)
+
+
+def _print(trained: Trained, slots: int) -> None:
+    typer.echo(f"warm start explains {trained.explained:.2f} of the variance of log attention mass")
+    typer.echo(f"held-out loss of tokens beyond the first {slots}, nats")
+    typer.echo(f"{'method':14s} {'slots':>6s} {'loss':>8s} {'± vs dense':>11s} {'perplexity':>11s}")
+    for row in trained.table:
+        typer.echo(f"{row.name:14s} {row.slots:6d} {row.loss:8.4f} {row.standard_error:11.4f} {row.perplexity:11.3f}")
+    typer.echo(f"adapter: {trained.adapter}")
+
+
+def _require_folder(model: Path) -> None:
+    if not (model / "config.json").is_file():
+        raise UserError(f"{model} is not a model folder: it has no config.json (see: frontier models pull)")
+
+
+def _torch() -> Any:
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"training needs the engine's packages; {error.name} is missing (install the extra cpu or gpu)"
+        ) from error
+    return torch
