@@ -1,26 +1,38 @@
-"""The first help screen: every command, by what a person wants to do, on 24 lines."""
+"""Help screens: every command by what a person wants to do, and every option on a line, within 80×24."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
-from typer.core import TyperGroup
+from typer import style
+from typer.core import TyperCommand, TyperGroup
 
 GROUPS = (
     ("Start", ("init", "validate", "plan", "run", "submit")),
     ("Follow", ("status", "watch", "failures", "events")),
     ("Steer", (("pause", "resume", "cancel", "requeue"),)),
-    ("Results", ("results", "compare", "report", "export", "verify")),
+    ("Results", ("results", "compare", "report", ("export", "import"), ("verify", "reproduce"))),
     ("Know", (("models", "tasks", "methods"),)),
     ("Operate", (("doctor", "db", "chaos", "simulate", "bench", "adapt"),)),
 )
 """Headings with their commands; those in inner brackets share a line."""
 SHARED = {
+    "export": "outcomes out of a store, and in",
+    "verify": "is all there, is it the same",
     "pause": "from any machine",
     "models": "what a campaign file names",
     "doctor": "this machine, store, rehearsals",
 }
 """What a shared line says, by its first command."""
+ABOUT = {
+    "plan": "Forecast time, GPU-hours, engine loads and memory",
+    "failures": "List what went wrong and how to reproduce it",
+    "events": "List every change of a state, a lease or a worker",
+    "results": "Show scores with intervals, and differences to dense",
+}
+"""Shorter words for the first screen than the command's own help has."""
 NAME_WIDTH = 38
 WIDTH, HEIGHT = 80, 24
 """The screen that every help must fit."""
@@ -35,6 +47,71 @@ class FrontierGroup(TyperGroup):
         lines += ["", "Options: --debug (tracebacks)  --quiet  --version  --install-completion  --help"]
         lines.append("Every COMMAND --help has an example. The way in: frontier init campaign.yaml")
         formatter.write("\n".join(line.rstrip() for line in lines) + "\n")
+
+
+class FrontierSubgroup(TyperGroup):
+    """A noun with its verbs, for example `frontier models`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        lines = [f"Usage: {ctx.command_path} COMMAND …", "", self.help or "", ""]
+        lines += [f"  {name:9} {short_help(command)}" for name, command in self.commands.items() if not command.hidden]
+        formatter.write("\n".join(line.rstrip() for line in lines) + "\n")
+
+
+class FrontierCommand(TyperCommand):
+    """A command whose help is a line an option, so that it fits a screen."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        usage = " ".join([ctx.command_path, *self.collect_usage_pieces(ctx)])
+        rows = [option_row(parameter) for parameter in self.get_params(ctx)]
+        text = " ".join((self.help or "").split())
+        end = ["", f"Example: {example(self)}"]
+        lines = [f"Usage: {usage}", "", *wrap(text, WIDTH), "", *option_lines(rows, most=9), *end]
+        if len(lines) > HEIGHT:
+            lines = [
+                f"Usage: {usage}",
+                "",
+                *wrap(text, WIDTH, max_lines=1, placeholder=" …"),
+                "",
+                *option_lines(rows, most=1),
+                *end,
+            ]
+        formatter.write("\n".join(lines) + "\n")
+
+
+def option_lines(rows: Sequence[tuple[str, str]], most: int) -> list[str]:
+    """Names on the left, meanings on the right in at most `most` lines each."""
+    left = min(26, max(len(names) for names, _ in rows))
+    lines = []
+    for names, meaning in rows:
+        texts = wrap(meaning, WIDTH - left - 4, max_lines=most, placeholder=" …") or [""]
+        lines.append(f"  {style(f'{names:{left}}', bold=True)}  {texts[0]}")
+        lines += [" " * (left + 4) + text for text in texts[1:]]
+    return lines
+
+
+def option_row(parameter: Any) -> tuple[str, str]:
+    """An argument's or option's names, and its meaning with its default."""
+    if not parameter.opts or not parameter.opts[0].startswith("-"):
+        names = parameter.metavar or parameter.name.upper()
+    else:
+        names = ", ".join(sorted(parameter.opts, key=len))
+        names += "" if parameter.is_flag else f" {parameter.metavar or _metavar(parameter)}"
+    meaning = " ".join((getattr(parameter, "help", None) or "").split())
+    default = parameter.default
+    shown = default not in (None, False, True) and not callable(default) and "default" not in meaning.lower()
+    return names, f"{meaning} [{default}]" if shown else meaning
+
+
+def _metavar(parameter: Any) -> str:
+    """`N` for whole numbers, `X` for others, `PATH`, `TEXT`."""
+    described = getattr(parameter, "type_descriptor", None)
+    kind = described.annotation if described is not None else parameter.type
+    name = str(getattr(kind, "__name__", None) or getattr(kind, "name", "text")).lower()
+    for word, letter in (("int", "N"), ("float", "X"), ("path", "PATH"), ("str", "TEXT")):
+        if word in name:
+            return letter
+    return name.upper()
 
 
 def command_lines(group: TyperGroup) -> list[str]:
@@ -54,7 +131,7 @@ def command_lines(group: TyperGroup) -> list[str]:
 
 
 def _line(heading: str, names: list[str], group: TyperGroup) -> str:
-    about = SHARED.get(names[0]) if len(names) > 1 else None
+    about = SHARED.get(names[0]) if len(names) > 1 else ABOUT.get(names[0])
     width = NAME_WIDTH if len(names) > 1 else 9
     return f"{heading:8} {' '.join(names):{width}} {about or short_help(group.commands[names[0]])}"
 

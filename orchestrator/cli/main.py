@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.boundary import call
-from orchestrator.cli.help import FrontierGroup
+from orchestrator.cli.help import FrontierCommand, FrontierGroup, FrontierSubgroup
 
 COMMANDS = (
     "init",
@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "report",
     "export",
+    "reproduce",
     "verify",
     "chaos",
     "simulate",
@@ -68,8 +69,18 @@ def build_app() -> typer.Typer:
     for name in _present(COMMANDS):
         importlib.import_module(f"orchestrator.cli.{name}").register(app)
     for name in _present(GROUPS):
-        app.add_typer(importlib.import_module(f"orchestrator.cli.{name}").app, name=name)
+        app.add_typer(importlib.import_module(f"orchestrator.cli.{name}").app, name=name, cls=FrontierSubgroup)
+    _use_our_help(app)
     return app
+
+
+def _use_our_help(app: typer.Typer) -> None:
+    """Every command, whichever module registered it, shows the compact help."""
+    for command in app.registered_commands:
+        command.cls = FrontierCommand
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _use_our_help(group.typer_instance)
 
 
 def _present(names: tuple[str, ...]) -> list[str]:
