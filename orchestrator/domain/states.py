@@ -110,7 +110,7 @@ TRANSITIONS: dict[type, dict[State, dict[State, str]]] = {CampaignState: _CAMPAI
 FINAL_SHARD_STATES = (ShardState.DONE, ShardState.FAILED, ShardState.CANCELLED)
 
 
-class IllegalTransition(Exception):
+class IllegalTransition(ValueError):
     """A change that `TRANSITIONS` does not know; the text names both states."""
 
 

@@ -132,9 +132,9 @@ class Crew:
             failure = member.report.failure if member.report else None
             reason = failure.message if failure else "broken"
             at_start = failure is not None and failure.where == "start"
-            return Departure(Loss(member, reason), WorkerState.LOST, failure, at_start)
+            return Departure(Loss(member, reason, ended_orderly=True), WorkerState.LOST, failure, at_start)
         if member.condition is Condition.DRAINED and member.has_told_all:
-            return Departure(Loss(member, "drained", FailureKind.PREEMPTED), WorkerState.STOPPED)
+            return Departure(Loss(member, "drained", FailureKind.PREEMPTED, True), WorkerState.STOPPED)
         return None
 
     def note_departure(self, connection: sa.Connection, grip: Grip, leaving: Departure) -> None:

@@ -32,6 +32,8 @@ class Loss:
     member: Member
     reason: str
     kind: FailureKind = FailureKind.WORKER_LOST
+    ended_orderly: bool = False
+    """It reported the end of every order itself; what is still open never reached it."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,9 @@ def take_back(connection: sa.Connection, grip: Grip, losses: Sequence[Loss], pol
     """Lost workers' attempts are closed and their shards are ready again."""
     for loss in losses:
         lost = leases.open_attempts_of_worker(connection, loss.member.id).values()
+        if loss.ended_orderly:
+            endings.release_attempts(connection, grip, lost, "the order came too late")
+            continue
         endings.lose_attempts(connection, grip, lost, policy, loss.kind, loss.reason)
 
 

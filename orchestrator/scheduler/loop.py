@@ -147,7 +147,7 @@ class CampaignLoop:
 
     def _look_seconds(self) -> float:
         """Sooner when nobody has anything to do: then either work or the end is to be found."""
-        is_quiet = all(m.is_idle for m in self._crew.all())
+        is_quiet = all(m.is_quiet for m in self._crew.all())
         return min(0.2, self._settings.look_seconds) if is_quiet else self._settings.look_seconds
 
     def _departures(self) -> list[Departure]:

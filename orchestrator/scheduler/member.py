@@ -59,9 +59,14 @@ class Member:
         return not self.backlog and self.report is not None and not self.report.records
 
     @property
+    def is_quiet(self) -> bool:
+        """It has done and told everything that it was given."""
+        return self.has_told_all and not self.num_held
+
+    @property
     def is_idle(self) -> bool:
         """Nothing to do, nothing to tell."""
-        return self.has_told_all and not self.num_held and not self.outbox and not self.open
+        return self.is_quiet and not self.open
 
     def message(self, epoch: int, *, release: bool) -> WorkerMessage:
         """What to tell it next; orders are sent once."""

@@ -81,6 +81,16 @@ def _cell_plan(row: sa.RowMapping) -> CellPlan:
     return CellPlan(**{name: row[name] for name in same}, task=task_from_json(row["task_order"]))
 
 
+def find_cell(store: Store, campaign_id: int, key: str) -> tuple[CellPlan, EngineSpec, int] | None:
+    """A cell by its key, with its engine and its number of samples."""
+    with store.read() as connection:
+        query = sa.select(cells).where(cells.c.campaign_id == campaign_id, cells.c.key == key)
+        row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        return None
+    return _cell_plan(row), engine_from_json(row["engine"]), row["num_samples"]
+
+
 def remaining(connection: sa.Connection, campaign_id: int) -> dict[str, Remaining]:
     """Unfinished shards by engine key: how many are ready, with their missing samples, and the work in all of them."""
     is_ready = shards.c.state == ShardState.READY

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from orchestrator.store.session import Store, open_store
 from tests.support.postgres import PostgresMissing, PostgresServer
 
