@@ -52,6 +52,7 @@ def plan_command(
         typer.echo(json.dumps(plan_record(plan, price), indent=1))
     else:
         _show(plan, price)
+        typer.echo(f"next: frontier run {spec}")
 
 
 def plan_record(plan: CampaignPlan, price: float | None = None) -> dict[str, Any]:
