@@ -37,6 +37,8 @@ class WorkerStart:
     engine_name: str
     """Key of `workers.factory`."""
     engine: EngineSpec
+    node: str = ""
+    """The host that the orchestrator chose; empty leaves it to the pool."""
     stall_seconds: float = 600.0
     """No token for so long while requests are in flight means that the engine hangs."""
     canary_seconds: float = 900.0

@@ -37,6 +37,8 @@ def choose_engines(
     nodes: Sequence[Node], demands: Sequence[Demand], *, least_run_seconds: float = 0.0
 ) -> list[Placement]:
     """Engines to start now on the free GPUs. `demands` list every kind with work left, with or without engines."""
+    if not any(node.open_gpus for node in nodes):
+        return []
     num_gpus = sum(node.num_gpus for node in nodes)
     ideal = ideal_seconds(demands, num_gpus)
     wanted = [_more(demand, ideal, least_run_seconds) for demand in demands]

@@ -47,6 +47,7 @@ def cut_shards(
     *,
     shard_samples: int | None = None,
     target_seconds: float = TARGET_SECONDS,
+    most_samples: int = MOST_SAMPLES,
     paired: bool = True,
     cached_prompts: Callable[[Cell], int] | None = None,
 ) -> list[ShardCut]:
@@ -62,16 +63,15 @@ def cut_shards(
     shards: list[ShardCut] = []
     for key in sorted(groups, key=lambda k: -slowest[k]):
         group = groups[key]
-        size = shard_samples or _shard_size(group, slowest[key], target_seconds, cached_prompts if paired else None)
+        most = min(most_samples, max(1, int(target_seconds / max(slowest[key], 1e-9))))
+        size = shard_samples or _shard_size(group, most, cached_prompts if paired else None)
         shards += _cut_group(group, size, seconds_per_sample, first_rank=len(shards))
     return shards
 
 
-def _shard_size(
-    group: Sequence[Cell], slowest: float, target: float, cached_prompts: Callable[[Cell], int] | None
-) -> int:
+def _shard_size(group: Sequence[Cell], most: int, cached_prompts: Callable[[Cell], int] | None) -> int:
     longest = max(cell.num_samples for cell in group)
-    size = max(1, min(MOST_SAMPLES, longest, int(target / max(slowest, 1e-9))))
+    size = max(1, min(most, longest))
     if cached_prompts is not None and sum(map(reads_prefix_cache, group)) > 1:
         kept = cached_prompts(group[0])
         size = min(size, kept) if kept >= 2 else size

@@ -35,7 +35,7 @@ class WorkerPool(Protocol):
         ...
 
     def start(self, start: WorkerStart) -> None:
-        """Begin to start a worker, on `start.node` if that is named; it is heard through `exchange` once it is there."""
+        """Begin to start a worker, on `start.node` if named; it is heard through `exchange` once it is there."""
 
     def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
         """The names among `wanted` whose workers live and are now in this pool."""

@@ -30,7 +30,7 @@ class Account:
 
 
 class SimPool:
-    """Implements `WorkerPool`. Each `exchange` moves the clock by one step."""
+    """Implements `WorkerPool`. Each `exchange` moves the clock."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class SimPool:
     def exchange(
         self, messages: Mapping[str, WorkerMessage], timeout_seconds: float
     ) -> Mapping[str, WorkerReport | Gone]:
-        self._advance(self._clock.now + self._step)
+        self._advance(self._next_time())
         answers: dict[str, WorkerReport | Gone] = {}
         for name, message in messages.items():
             if name in self._workers:
@@ -97,6 +97,12 @@ class SimPool:
 
     def close(self, *, keep_workers: bool = False) -> None:
         self.stop(list(self._workers))
+
+    def _next_time(self) -> float:
+        """One step on, or sooner when a node goes or comes or an engine is up: production would notice at once."""
+        now = self._clock.now
+        ready = [w.ready_at for w in self._workers.values() if w.ready_at > now]
+        return min(now + self._step, self._trace.next_change(now), *ready)
 
     def _advance(self, until: float) -> None:
         """Move the clock, taking down the nodes whose time has come at the moment it comes."""

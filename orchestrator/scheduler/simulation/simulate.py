@@ -41,8 +41,8 @@ class Scenario:
     seed: int = 0
     fold: int = 10
     """Samples that are simulated as one; what a lost node throws away is coarser by this."""
-    step_seconds: float = 15.0
-    """Time between two rounds of the loop."""
+    step_seconds: float = 60.0
+    """Time between two rounds of the loop, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class Simulation:
     def _settings(self) -> LoopSettings:
         step = self._scenario.step_seconds
         return LoopSettings(
-            tick_seconds=step, look_seconds=step, lease_seconds=20 * step, record_seconds=3600.0, canary_seconds=0.0
+            tick_seconds=0.0, look_seconds=0.0, lease_seconds=20 * step, record_seconds=3600.0, canary_seconds=0.0
         )
 
     def _time_of(self, order: ShardOrder) -> SampleTime:
