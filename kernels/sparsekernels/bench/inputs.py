@@ -42,8 +42,8 @@ def clustered_inputs(length: int, heads: tuple[int, int, int], seed: int, device
     for head in range(num_keys):
         offsets = [0, *torch.randint(64, max(65, length // 2), (5,), generator=g).tolist()]
         waves = torch.stack([_waves(position + o, frequency.to(device)) for o in offsets]).mean(0)
-        starts = torch.randint(0, length - 32, (max(4, length // 2048),), generator=g)
-        liked = (starts[:, None] + torch.arange(24)).flatten().to(device)
+        starts = torch.randint(0, max(1, length - 24), (max(4, length // 2048),), generator=g)
+        liked = (starts[:, None] + torch.arange(24)).flatten().clamp(max=length - 1).to(device)
         k[:, head, :32] = (waves * 5).to(k.dtype)
         k[:, head, 32] = 0
         k[liked, head, 32] = 9

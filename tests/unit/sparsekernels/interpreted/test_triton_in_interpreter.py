@@ -1,0 +1,164 @@
+"""The Triton kernels, in Triton's CPU interpreter, against the definitions.
+
+The interpreter must be chosen before Triton is first imported, so `test_triton_kernels` runs this file in a process
+of its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("run by test_triton_kernels.py in a process with TRITON_INTERPRET=1", allow_module_level=True)
+
+from sparsekernels.bench import parity
+from sparsekernels.index import pack
+from sparsekernels.index.estimate import estimate_sums
+from sparsekernels.index.order import top_prefix
+from sparsekernels.index.quest import update_summaries
+from sparsekernels.kvcache import KeyValues, contiguous
+from sparsekernels.methods import estimate, quest
+from sparsekernels.methods.vertical_slash import force_first
+from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
+from sparsekernels.prefill import PrefillMethod, sparse_prefill
+from sparsekernels.ranking import top_mask
+from sparsekernels.virtual import virtual_cache
+
+torch.set_num_threads(1)
+VS = VerticalSlash(vertical_size=9, slash_size=14, window=40, sink_size=3, local_size=6)
+FLEX = FlexPrefill(alpha=0.5, min_budget=14, window=40, local_size=6)
+BLOCKS = BlockSparse(top_blocks=5)
+WIDE = BlockSparse(top_blocks=11, row_block=128)
+
+
+def check(method: PrefillMethod, rows: int, length: int, page: int | None, row_block: int, d: int = 32) -> None:
+    parity.check_prefill(
+        method, "triton", num_queries=rows, length=length, heads=(2, 1, d), device="cpu", dtype=torch.float32,
+        page=page, row_block=row_block, clustered=d >= 64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 15, 17, 63, 64, 65, 129])
+def test_vertical_slash_at_odd_lengths(length: int) -> None:
+    check(VS, length, length, None, 64)
+
+
+@pytest.mark.parametrize("length", [1, 16, 17, 65, 129])
+def test_block_sparse_at_odd_lengths(length: int) -> None:
+    check(BLOCKS, length, length, 16, 64)
+
+
+@pytest.mark.parametrize(("method", "row_block"), [(VS, 128), (FLEX, 64), (FLEX, 128), (WIDE, 128)])
+def test_a_late_chunk_over_a_scattered_cache(method: PrefillMethod, row_block: int) -> None:
+    check(method, 90, 230, 16, row_block)
+
+
+@pytest.mark.parametrize("d", [64, 128, 256])
+def test_head_sizes(d: int) -> None:
+    check(VS, 40, 70, 16, 64, d)
+
+
+def test_blocks_wider_than_the_caches_pages() -> None:
+    check(BlockSparse(top_blocks=3, block_size=64, row_block=64), 100, 180, 16, 64)
+
+
+def test_everything_selected_is_dense() -> None:
+    q, k, v = torch.randn(100, 2, 32), torch.randn(100, 1, 32), torch.randn(100, 1, 32)
+    for method in (VerticalSlash(vertical_size=100, slash_size=64), BlockSparse(top_blocks=100)):
+        result = sparse_prefill(q, contiguous(k, v), method, length=100, executor="triton")
+        assert float(result.density()) == 1.0
+
+
+@pytest.mark.parametrize(("rows", "length", "window"), [(5, 5, 64), (150, 200, 37), (70, 260, 64), (64, 64, 64)])
+def test_estimated_sums_match_their_definition(rows: int, length: int, window: int) -> None:
+    q, k = torch.randn(rows, 4, 32), torch.randn(length, 2, 32)
+    sums = estimate_sums(q, virtual_cache(contiguous(k, k)), length, window, 32**-0.5, block=64, sum_block=32)
+    expected = estimate.window_probabilities(q, k, window)
+    assert torch.allclose(sums.columns, estimate.column_sums(expected), atol=1e-5)
+    assert torch.allclose(sums.diagonals, estimate.diagonal_sums(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 7, 300, 900, 2000])
+def test_top_prefix_ranks_ties_by_position(count: int) -> None:
+    scores = (torch.rand(2, 3, 900) * 20).floor()
+    got = top_prefix(scores, (count, count), (4, 0))
+    for half, forced in ((0, 4), (1, 0)):
+        expected = top_mask(force_first(scores[half], forced), count).cumsum(1)
+        assert torch.equal(got[half], expected.to(torch.int32))
+
+
+def test_heads_are_packed_and_unpacked() -> None:
+    wide = torch.randn(70, 5, 16)[:, 1:4]
+    packed = pack.pack_heads(wide)
+    assert torch.equal(packed, wide.transpose(0, 1))
+    back = torch.zeros(70, 6, 16)
+    pack.unpack_heads(packed, back[:, 2:5])
+    assert torch.equal(back[:, 2:5], wide)
+    assert back[:, :2].abs().max() == 0
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(("page", "cache_page"), [(8, 16), (16, 16), (16, 64)])
+def test_quest_selects_and_attends(share: bool, page: int, cache_page: int) -> None:
+    parity.check_quest(
+        "triton", lengths=[100, 17, 1, 250, 64], budgets=[32, 32, 16, 64, 48], page_size=page, cache_page=cache_page,
+        share_pages=share, heads=(4, 2, 32), device="cpu", dtype=torch.float32,
+    )  # fmt: skip
+
+
+def test_quest_ignores_padded_requests() -> None:
+    kv, seq_lens = parity.random_cache([40, 30], (2, 1, 16), 16, "cpu", torch.float32)
+    store = quest.new_store(kv.keys.shape[0], 16, 16, kv.keys)
+    for row, n in zip(kv.block_table, (40, 30), strict=True):
+        quest.build_summaries(store, kv.keys, row, n, 16)
+    seq_lens[1] = 0
+    from sparsekernels.fused_decode import select
+
+    budgets = torch.full((2,), 32, dtype=torch.int32)
+    lists = select(
+        torch.randn(2, 2, 16), store, kv.block_table, seq_lens, budgets, page_size=16, cache_page=16, max_budget=32
+    )
+    assert lists.counts.tolist() == [[3], [0]]
+    assert lists.lengths.tolist() == [[40], [0]]
+
+
+def test_summaries_kept_token_by_token_equal_those_built_at_once() -> None:
+    kv, _ = parity.random_cache([45], (2, 2, 16), 16, "cpu", torch.float32)
+    built = quest.new_store(kv.keys.shape[0], 16, 8, kv.keys)
+    quest.build_summaries(built, kv.keys, kv.block_table[0], 45, 8)
+    fused, plain = torch.full_like(built, float("nan")), torch.full_like(built, float("nan"))
+    for t in range(45):
+        slot = kv.block_table[0, t // 16 : t // 16 + 1].long() * 16 + t % 16
+        key = kv.keys.flatten(0, 1)[slot]
+        update_summaries(fused, key, slot, 8)
+        quest.update_summaries(plain, key, slot, 8)
+    update_summaries(fused, key, torch.tensor([-1]), 8)
+    used = ~plain.isnan()
+    assert torch.equal(fused.nan_to_num(), plain.nan_to_num())
+    assert torch.equal(fused[used], built[used])
+    assert int(used.sum()) == 6 * 2 * 2 * 16
+
+
+@pytest.mark.parametrize("generated", [0, 1, 9])
+def test_kept_tokens_and_generated_ones(generated: int) -> None:
+    parity.check_kept(
+        "triton", lengths=[40 + generated, 11 + generated, 170 + generated], generated=generated, capacity=30,
+        cache_page=16, heads=(4, 2, 32), device="cpu", dtype=torch.float32,
+    )  # fmt: skip
+
+
+def test_a_cache_of_joined_keys_and_values() -> None:
+    kv, _ = parity.random_cache([60, 33], (4, 2, 16), 16, "cpu", torch.float32)
+    joined = torch.cat([kv.keys, kv.values], -1).transpose(1, 2).contiguous().transpose(1, 2)
+    other = KeyValues(joined[..., :16], joined[..., 16:], kv.block_table)
+    from sparsekernels import decode
+
+    lists = quest.PageLists(kv.block_table[:, None, :2].expand(-1, 2, -1).contiguous(), *[
+        torch.tensor([[2, 2], [2, 2]], dtype=torch.int32), torch.tensor([[30, 32], [17, 20]], dtype=torch.int32)
+    ], 16)  # fmt: skip
+    q = torch.randn(2, 4, 16)
+    expected = decode.attend_pages(q, kv, lists, executor="reference")
+    assert torch.allclose(decode.attend_pages(q, other, lists, executor="triton"), expected, atol=1e-5)

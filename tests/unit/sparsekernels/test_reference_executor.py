@@ -1,0 +1,103 @@
+"""The reference executor against exact attention: paging, poison, ragged batches, heads that share a list."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sparsekernels import prefill
+from sparsekernels.attend import reference
+from sparsekernels.bench import parity
+from sparsekernels.executors import Executor, parse_executor
+from sparsekernels.kvcache import KeyValues, contiguous
+from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
+from sparsekernels.selection import concatenate, full_selection
+from sparsekernels.testing import assert_parity, masked_attention, plain_attention, relative_error
+
+torch.set_num_threads(1)
+METHODS = [
+    VerticalSlash(vertical_size=12, slash_size=24, window=40, sink_size=3, local_size=9),
+    FlexPrefill(alpha=0.5, min_budget=20, window=40, local_size=9),
+    BlockSparse(top_blocks=5),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 129, 200])
+@pytest.mark.parametrize("page", [None, 16])
+def test_reference_is_masked_attention(method: prefill.PrefillMethod, length: int, page: int | None) -> None:
+    parity.check_prefill(
+        method, "reference", num_queries=length, length=length, heads=(4, 2, 64), device="cpu", dtype=torch.float32,
+        page=page, row_block=64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 70], [33, 1, 64, 65, 17]])
+def test_a_ragged_batch_equals_its_requests_one_by_one(lengths: list[int]) -> None:
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(sum(lengths), 4, 16, generator=g)
+    kv, _ = parity.random_cache(lengths, (4, 2, 16), 16, "cpu", torch.float32)
+    parts, outputs, start = [], [], 0
+    for i, n in enumerate(lengths):
+        own = KeyValues(kv.keys, kv.values, kv.block_table[i : i + 1])
+        rows = q[start : start + n]
+        parts.append(prefill.select(rows, own.gather(0, n)[0], BlockSparse(top_blocks=3)))
+        outputs.append(reference.attend_prefill(rows, own, parts[-1]).out)
+        start += n
+    joined = reference.attend_prefill(q, kv, concatenate(parts, lengths))
+    assert torch.equal(joined.out, torch.cat(outputs))
+    assert not bool(joined.out.isnan().any())
+
+
+def test_lists_of_kv_heads_serve_all_heads_of_their_group() -> None:
+    q, k, v = (torch.randn(40, h, 16) for h in (4, 2, 2))
+    shared = full_selection(40, 40, 2, page_size=8, row_block=16, device="cpu")
+    own = full_selection(40, 40, 4, page_size=8, row_block=16, device="cpu")
+    one = reference.attend_prefill(q, contiguous(k, v), shared)
+    two = reference.attend_prefill(q, contiguous(k, v), own)
+    assert torch.equal(one.out, two.out)
+    assert torch.equal(one.lse, two.lse)
+
+
+def test_log_sum_exp_is_that_of_the_visible_scores() -> None:
+    q, k, v = (torch.randn(20, 1, 8, dtype=torch.float64) for _ in range(3))
+    full = full_selection(20, 20, 1, page_size=4, row_block=8, device="cpu")
+    result = reference.attend_prefill(q, contiguous(k, v), full)
+    scores = (q[:, 0] @ k[:, 0].T) * 8**-0.5
+    expected = scores.masked_fill(torch.ones(20, 20).triu(1).bool(), -float("inf")).logsumexp(1)
+    assert torch.allclose(result.lse[:, 0], expected)
+
+
+def test_unwritten_values_do_not_leak_through_zero_weights() -> None:
+    kv, seq_lens = parity.random_cache([20], (2, 1, 8), 16, "cpu", torch.float32)
+    slots = kv.block_table.long() * 16
+    tokens = (slots[..., None] + torch.arange(16)).flatten(1)[:, None]
+    out = reference.attend_decode(torch.randn(1, 2, 8), kv, tokens, seq_lens[:, None]).out
+    assert not bool(out.isnan().any())
+
+
+def test_a_request_that_reads_nothing_is_zero() -> None:
+    kv, _ = parity.random_cache([20], (2, 1, 8), 16, "cpu", torch.float32)
+    none = torch.zeros(1, 1, dtype=torch.int32)
+    result = reference.attend_decode(torch.randn(1, 2, 8), kv, torch.zeros(1, 1, 4, dtype=torch.int64), none)
+    assert result.out.abs().max() == 0
+    assert bool(result.lse.isneginf().all())
+
+
+def test_the_ruler_catches_errors() -> None:
+    q, k, v = (torch.randn(60, 1, 16) for _ in range(3))
+    mask = torch.ones(60, 1, 60, dtype=torch.bool).tril()
+    mask = (torch.arange(60) <= torch.arange(60)[:, None])[:, None]
+    exact, plain = masked_attention(q, k, v, mask), plain_attention(q, k, v, mask)
+    assert_parity(plain, exact, plain)
+    with pytest.raises(AssertionError, match="exceeds"):
+        assert_parity(plain * 1.001, exact, plain)
+    assert relative_error(plain.masked_fill(plain > 1, float("nan")), exact) == float("inf")
+
+
+def test_executors_are_named_and_nothing_falls_back() -> None:
+    assert parse_executor("flash") is Executor.FLASH
+    with pytest.raises(ValueError, match="reference, flash, triton"):
+        parse_executor("auto")
+    x = torch.randn(4, 1, 8)
+    with pytest.raises(ValueError, match="unknown executor 'fast'"):
+        prefill.sparse_prefill(x, contiguous(x, x), METHODS[2], length=4, executor="fast")
