@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +47,10 @@ def submit(
     spec: Annotated[Path, typer.Argument(help="The campaign file; a copy is uploaded.", metavar="SPEC")],
     address: Annotated[str | None, typer.Option(help="Ray's job server; else RAY_API_SERVER_ADDRESS.")] = None,
     store: StoreOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Engines at once; default: what the head's GPUs hold.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="vllm, or fake: no model, for trying a campaign out.")] = "vllm",
     python: Annotated[str | None, typer.Option(help="Python on the cluster's head that has frontier.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,7 +63,8 @@ def submit(
     made = Submission(job=job_name(campaign.name), campaign=campaign.name, address=there, store=store_url(store))
     _warn_of_a_file_store(made)
     note(f"uploading {spec}: {len(cells):,} cells, {sum(cell.num_samples for cell in cells):,} samples")
-    _hand_over(made, spec, python or default_python(there))
+    more = ["--engine", engine, *(["--workers", str(workers)] if workers else [])]
+    _hand_over(made, spec, entrypoint(python or default_python(there), more))
     if as_json:
         print_json({"job": made.job, "campaign": made.campaign, "address": there, "store": mask_password(made.store)})
     else:
@@ -81,9 +87,9 @@ def _warn_of_a_file_store(made: Submission) -> None:
         note(f"note: {made.store} is a file on the cluster's head; to watch from here, use a postgresql:// store")
 
 
-def entrypoint(python: str) -> list[str]:
+def entrypoint(python: str, more: Sequence[str] = ()) -> list[str]:
     """What the cluster runs, in the uploaded folder. The store's URL, with its password, is not in it."""
-    return [python, "-m", "orchestrator.cli.main", "run", "campaign.yaml"]
+    return [python, "-m", "orchestrator.cli.main", "run", "campaign.yaml", "--ray", "auto", *more]
 
 
 def uploaded_folder(folder: Path, spec: Path, store: str) -> None:
@@ -94,20 +100,20 @@ def uploaded_folder(folder: Path, spec: Path, store: str) -> None:
     settings.chmod(0o600)
 
 
-def ray_command(made: Submission, folder: Path, python: str) -> list[str]:
+def ray_command(made: Submission, folder: Path, words: Sequence[str]) -> list[str]:
     """The client's command line; `ray job` speaks to the job server over HTTP, so no Ray runs here."""
     beside = Path(sys.executable).with_name("ray")
     ray = str(beside) if beside.exists() else "ray"
     environment = {"env_vars": {"FRONTIER_CONFIG": "frontier.toml", "PYTHONUNBUFFERED": "1"}}
     options = ["--address", made.address, "--submission-id", made.job, "--working-dir", str(folder), "--no-wait"]
     options += ["--runtime-env-json", json.dumps(environment)]
-    return [ray, "job", "submit", *options, "--", *entrypoint(python)]
+    return [ray, "job", "submit", *options, "--", *words]
 
 
-def _hand_over(made: Submission, spec: Path, python: str) -> None:
+def _hand_over(made: Submission, spec: Path, words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="frontier-submit-") as name:
         uploaded_folder(Path(name), spec, made.store)
-        command = ray_command(made, Path(name), python)
+        command = ray_command(made, Path(name), words)
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SUBMIT_SECONDS, check=False)
         except FileNotFoundError:

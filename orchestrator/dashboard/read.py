@@ -56,7 +56,7 @@ class SnapshotSource:
         self._views = CellViews()
         self._tokens: dict[int, list[tuple[float, int]]] = {}
         self._eta: Eta | None = None
-        self._eta_due = 0.0
+        self._eta_made = float("-inf")
 
     def __call__(self) -> Snapshot:
         rows = read_screen(self._store, self._campaign, self._names)
@@ -75,10 +75,15 @@ class SnapshotSource:
         )
 
     def _forecast(self, rows: ScreenRows) -> Eta | None:
-        if time.monotonic() >= self._eta_due:
-            self._eta = eta(rows)
-            self._eta_due = time.monotonic() + FORECAST_SECONDS
-        return self._eta
+        """The latest forecast, less the time since it was made."""
+        age = time.monotonic() - self._eta_made
+        if age >= FORECAST_SECONDS:
+            self._eta, self._eta_made, age = eta(rows), time.monotonic(), 0.0
+        if self._eta is None:
+            return None
+        return Eta(
+            low_seconds=max(0.0, self._eta.low_seconds - age), high_seconds=max(0.0, self._eta.high_seconds - age)
+        )
 
     def _worker_view(self, row: Row, rows: ScreenRows) -> WorkerView:
         running = [a for a in rows.open_attempts if a["worker_id"] == row["id"]]

@@ -55,7 +55,8 @@ def test_the_spec_and_the_store_travel_and_the_password_stays_hidden(
     assert "hush" not in " ".join(ray.command)
     assert "hush" not in text
     assert "frontier watch campaign --store postgresql+psycopg://me:***@head/frontier" in text
-    assert ray.command[-4:] == ["-m", "orchestrator.cli.main", "run", "campaign.yaml"]
+    run = ray.command[ray.command.index("-m") :]
+    assert run == ["-m", "orchestrator.cli.main", "run", "campaign.yaml", "--ray", "auto", "--engine", "vllm"]
 
 
 def test_a_bad_spec_never_reaches_the_cluster(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
