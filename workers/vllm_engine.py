@@ -27,6 +27,7 @@ from workers.engine import (
 from workers.failures import EngineDead, EngineError, EngineStalled, EngineStartError, Failure, FailureKind
 from workers.vllm_plugin import launch
 from workers.vllm_plugin.requests import EXTRA_KEY
+from workers.vllm_plugin.sparsek import sparsek_refusal
 from workers.vllm_plugin.statistics import Report, merge_reports
 
 JOIN_SECONDS = 20.0
@@ -226,6 +227,7 @@ class VllmEngine:
 def _start(spec: EngineSpec, meter: Meter) -> Any:
     """A started LLMEngine. Raises EngineStartError or EngineOutOfMemory, each one line."""
     config = launch.read_model_config(spec)
+    launch.quieten()
     try:
         import vllm.platforms as platforms
     except ImportError as error:
@@ -296,6 +298,9 @@ def _refusal(request: GenerationRequest, spec: EngineSpec) -> Failure | None:
     if method.prefill is not None and spec.options.get("enable_chunked_prefill"):
         text = f"{method.prefill.name} needs the whole prompt in one step; enable_chunked_prefill is on"
         return Failure(kind=FailureKind.BAD_SPEC, message=text, where="generate")
+    unfit = sparsek_refusal(method, spec.model)
+    if unfit is not None:
+        return Failure(kind=FailureKind.BAD_SPEC, message=unfit, where="generate")
     length = len(request.prompt_token_ids)
     if length + request.max_tokens > spec.max_model_len:
         text = f"{length} prompt + {request.max_tokens} output tokens exceed max_model_len {spec.max_model_len}"

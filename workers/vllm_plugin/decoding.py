@@ -11,12 +11,14 @@ import torch
 from sparsekernels import decode
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import quest
+from sparsekernels.parameters import SparseK
 from torch import Tensor
 
 from workers.vllm_plugin.attention import LayerCall
 from workers.vllm_plugin.compacted import quest_slots
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
+from workers.vllm_plugin.sparsek import decode_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Group:
 def group_key(span: Span) -> tuple[str, int, bool]:
     """Rows with equal keys share a kernel call."""
     method = span.request.method
+    if method.rules_decode:
+        return ("sparsek", 0, True)
     if method.decode is None:
         return ("kept", 0, True)
     return ("both" if method.compress else "quest", method.decode.page_size, method.decode.share_pages)
@@ -84,6 +88,8 @@ def tokens_read(span: Span) -> float:
     """Cache entries that a decode row reads per KV head, the mean over all heads: known without asking the device."""
     method, length = span.request.method, span.end_position
     prompt = span.request.prompt_length
+    if isinstance(method.prefill, SparseK):
+        return float(min(length, method.prefill.slots))
     if method.compress is not None:
         length -= prompt - min(method.compress.token_capacity, prompt)
     if method.decode is None:
@@ -113,6 +119,8 @@ class Decoder:
                 out = self._quest(call, group, cache, queries, page_size, share)
             elif kind == "kept":
                 out = self._kept(call, group, cache, queries)
+            elif kind == "sparsek":
+                out = self._sparsek(call, group, cache, queries)
             else:
                 out = self._both(call, group, cache, queries, page_size, share)
             call.output[group.tokens] = out
@@ -176,6 +184,19 @@ class Decoder:
         for span in group.spans:
             span.request.summaries[name] = span.end_position
         return stale
+
+    def _sparsek(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor) -> Tensor:
+        slots, counts = decode_slots(call.name, group.spans, cache, self.ranks)
+        nothing = torch.zeros_like(group.seq_lens)
+        return decode.attend_kept(
+            queries,
+            cache,
+            decode.KeptSlots(slots, counts, nothing),
+            nothing,
+            max_generated=0,
+            executor=self.executor,
+            scale=self.scale,
+        )
 
     def _kept(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor) -> Tensor:
         return decode.attend_kept(

@@ -68,9 +68,15 @@ def plugin_enabled(spec: EngineSpec) -> bool:
 
 
 def prepare_environment(spec: EngineSpec, on_cpu: bool) -> None:
-    """Set what vLLM reads from the environment; before vLLM is imported."""
+    """Set what selects the plugin and the processes, for us and for the processes that vLLM starts."""
     os.environ[SWITCH] = "1" if plugin_enabled(spec) else "0"
+    if on_cpu and spec.tensor_parallel > 1:  # vLLM would want a memory node for each rank
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if runs_in_process(spec, on_cpu) else "1"
+
+
+def quieten() -> None:
+    """Defaults for vLLM's environment that a user may override; before vLLM is imported."""
     for name, value in (
         ("VLLM_NO_USAGE_STATS", "1"),
         ("VLLM_LOGGING_LEVEL", "WARNING"),

@@ -15,7 +15,11 @@ ROWS_AT_ONCE = 256
 
 def masked_prefill(q: Tensor, k: Tensor, v: Tensor, method: PrefillMethod, scale: float, out: Tensor) -> PrefillResult:
     """Attention of q [T, Hq, D], the last T rows over k and v [L, Hkv, D], into `out` [T, Hq, D]."""
-    selection = select(q, k, method, scale=scale)
+    return masked_attend(q, k, v, select(q, k, method, scale=scale), scale, out)
+
+
+def masked_attend(q: Tensor, k: Tensor, v: Tensor, selection: Selection, scale: float, out: Tensor) -> PrefillResult:
+    """The same for a selection made elsewhere."""
     heads = torch.arange(q.shape[1]) // (q.shape[1] // k.shape[1])
     keys, values = k.transpose(0, 1)[heads], v.transpose(0, 1)[heads]
     blocks = max(1, ROWS_AT_ONCE // selection.row_block)

@@ -19,6 +19,7 @@ from workers.vllm_plugin.decoding import Decoder
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
 from workers.vllm_plugin.requests import Kept
+from workers.vllm_plugin.sparsek import sparsek_prefill
 
 
 class SparseMethods:
@@ -40,7 +41,10 @@ class SparseMethods:
             method: Any = span.request.method.prefill
             rows = slice(span.first_token, span.first_token + span.num_tokens)
             cache = KeyValues(keys, values, call.metadata.block_table[span.row : span.row + 1])
-            result = self._run_prefill(call.query[rows], cache, method, span.end_position, call.output[rows])
+            if span.request.method.rules_decode:
+                result = sparsek_prefill(call, span, cache, self.ranks, self.scale)
+            else:
+                result = self._run_prefill(call.query[rows], cache, method, span.end_position, call.output[rows])
             # A recomputed prompt has its densities already.
             span.request.prefill_density.setdefault(call.name, result.density())
 

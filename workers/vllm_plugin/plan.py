@@ -51,7 +51,7 @@ class Plan:
     prefill: tuple[Span, ...]
     """Prompt rows of requests with a prefill method."""
     decode: tuple[Span, ...]
-    """Decode rows of requests with a decode or a compression method, one token each."""
+    """Decode rows of requests whose decode is not dense, one token each."""
     voting: tuple[Span, ...]
     """Prompt rows of requests that compress: their last queries vote."""
 
@@ -65,7 +65,7 @@ def has_only_dense_rows(request: RequestState, start: int, end: int) -> bool:
     """Whether the rows at positions [start, end) are dense and nothing of them is remembered."""
     method = request.method
     in_prompt = start < request.prompt_length and (method.prefill is not None or method.compress is not None)
-    after = end > request.prompt_length and (method.decode is not None or method.compress is not None)
+    after = end > request.prompt_length and not method.is_decode_dense
     return not (in_prompt or after)
 
 
@@ -97,7 +97,7 @@ def _place_decode(span: Span, dense: list[Span], decode: list[Span]) -> None:
     if start >= span.end_position:
         return
     method = span.request.method
-    if method.decode is None and method.compress is None:
+    if method.is_decode_dense:
         dense.append(span.part(start, span.end_position))
     else:
         decode.extend(span.part(p, p + 1) for p in range(start, span.end_position))

@@ -79,6 +79,8 @@ class RequestState:
     """Layer name → what is kept, once the prompt is complete."""
     summaries: dict[str, int] = field(default_factory=dict)
     """Layer name → tokens that its Quest page summaries have taken in."""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """Layer name → SparseK's scores of the cached tokens, float32 [KV heads, L]."""
 
     @classmethod
     def new(cls, internal_id: str, prompt_length: int, extra: dict[str, Any]) -> RequestState:
@@ -93,5 +95,5 @@ class RequestState:
     def restart(self) -> None:
         """Forget everything derived from cache entries that the scheduler took away (preemption)."""
         self.num_restarts += 1
-        for derived in (self.window_queries, self.kept, self.summaries):
+        for derived in (self.window_queries, self.kept, self.summaries, self.scores):
             derived.clear()

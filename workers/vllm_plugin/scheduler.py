@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparsekernels.parameters import SparseK
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -32,7 +33,8 @@ def longest_hit(request: Any) -> int | None:
 def cacheable_tokens(request: Any, num_computed: int) -> int:
     """How many leading tokens of the request may enter the prefix cache."""
     method = method_of(request)
-    is_exact = "decode" not in method and "compress" not in method
+    rules_decode = (method.get("prefill") or {}).get("name") == SparseK.name
+    is_exact = "decode" not in method and "compress" not in method and not rules_decode
     return num_computed if is_exact else min(num_computed, int(request.num_prompt_tokens))
 
 

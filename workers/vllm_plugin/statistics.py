@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from workers.vllm_plugin.requests import RequestState
 
@@ -29,9 +30,9 @@ def make_report(state: RequestState, num_decode_steps: int) -> Report:
     )
 
 
-def merge_reports(reports: Sequence[Report | None]) -> Report | None:
-    """The mean over tensor-parallel ranks, which hold equal numbers of heads."""
-    known = [r for r in reports if r is not None]
+def merge_reports(reports: Sequence[Mapping[str, Any] | None]) -> Report | None:
+    """The mean over tensor-parallel ranks, which hold equal numbers of heads; a report travels as a mapping."""
+    known = [Report(**r) for r in reports if r is not None]
     if not known:
         return None
     return Report(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 from workers.vllm_plugin import register
 from workers.vllm_plugin.graphs import guard_graphs
 from workers.vllm_plugin.parallel import current_ranks
 from workers.vllm_plugin.session import Session
-
-if TYPE_CHECKING:
-    from workers.vllm_plugin.statistics import Report
-
 
 SUMMARY_SHARE = 17
 """One part in 17: a maximum and a minimum for every 16 tokens, beside the keys and values of those tokens."""
@@ -49,9 +46,10 @@ class SparseWorker:
         fixed = self.model_runner.vllm_config.cache_config.kv_cache_memory_bytes is not None
         return available if fixed else available - available // SUMMARY_SHARE
 
-    def frontier_reports(self, wanted: list[tuple[str, int]]) -> list[Report | None]:
-        """Reports of (request id, number of decode steps) in order."""
-        return [self.session.report(name, steps) for name, steps in wanted]
+    def frontier_reports(self, wanted: list[tuple[str, int]]) -> list[dict[str, Any] | None]:
+        """Reports of (request id, number of decode steps) in order, as plain data that any process can read."""
+        reports = [self.session.report(name, steps) for name, steps in wanted]
+        return [None if r is None else asdict(r) for r in reports]
 
     def frontier_facts(self) -> dict[str, Any]:
         """Layout and classes in use, for records and tests."""
