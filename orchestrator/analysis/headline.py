@@ -26,6 +26,10 @@ def _admissible(findings: Findings) -> list[str]:
     best = max(known, key=lambda m: known[m])
     worst = min(known, key=lambda m: known[m])
     rule = findings.settings.rule
+    if known[best] <= 1:
+        return [
+            "No level of any method is shown to keep what is asked: more samples, or a wider margin, would tell more."
+        ]
     loss = f"a loss below {100 * findings.settings.margin:g} points shown at {100 * (1 - findings.settings.alpha):g} %"
     how = loss if rule is Rule.NONINFERIOR else "no significant loss by Welch's test"
     text = f"{best} tolerates most: {known[best]:.1f}× on average over models, tasks and lengths ({how})"

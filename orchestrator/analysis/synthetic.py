@@ -177,7 +177,9 @@ def _outcomes(
         "cell_key": pd.Categorical.from_codes(np.repeat(np.arange(count), width), categories=cells["cell_key"]),
         "seed": np.full(size, 43),
         "index": np.tile(np.arange(width), count),
-        "sample_key": pd.Categorical.from_codes(samples, categories=[f"s{i}" for i in range(samples.max() + 1)]),
+        "sample_key": pd.Categorical.from_codes(
+            samples, categories=[f"s{i}" for i in range(samples.max(initial=-1) + 1)]
+        ),
         "verdict": pd.Categorical.from_codes(verdict, categories=["unscored", "unanswered", "correct", "incorrect"]),
         "score": score,
         "failure_kind": pd.Categorical.from_codes(np.where(failed, 0, 1), categories=["over_length", ""]),

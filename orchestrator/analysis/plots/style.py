@@ -133,7 +133,11 @@ def log_cost_axis(axes: Any) -> None:
 
 def plain_number(value: float) -> str:
     """`0.05`, `20`, `3e17`: short, without a superscript."""
-    return f"{value:g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.0e}".replace("e+", "e").replace("e0", "e")
+    return (
+        f"{value:g}"
+        if 1e-3 <= abs(value) < 1e5
+        else f"{value:.0e}".replace("e+", "e").replace("e0", "e").replace("e-0", "e-")
+    )
 
 
 def shared_legend(figure: Any, axes: Any, *, columns: int = 8, marker_scale: float = 1.0) -> None:
