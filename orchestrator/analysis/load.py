@@ -28,7 +28,7 @@ def load_campaign(store: Store, name: str | None = None) -> CampaignFrames:
     header = views.campaign_header(store, name)
     rows = views.cell_rows(store, header.name)
     cells = cells_frame(cell_record(header.name, row) for row in rows)
-    outcomes = outcomes_frame(_chunks(store, header.name))
+    outcomes = outcomes_frame(_chunks(store, header.name, {row.key: row.seed for row in rows}))
     frames = CampaignFrames(
         name=header.name,
         state=str(header.state),
@@ -41,8 +41,8 @@ def load_campaign(store: Store, name: str | None = None) -> CampaignFrames:
     return frames
 
 
-def _chunks(store: Store, name: str) -> Iterator[list[dict[str, Any]]]:
-    stream = (outcome_record(row) for row in views.iter_outcomes(store, name))
+def _chunks(store: Store, name: str, seeds: Mapping[str, int]) -> Iterator[list[dict[str, Any]]]:
+    stream = (outcome_record(row) | {"seed": seeds[row.cell_key]} for row in views.iter_outcomes(store, name))
     while chunk := list(islice(stream, CHUNK_ROWS)):
         yield chunk
 
