@@ -73,7 +73,19 @@ def sparse_prefill(
             )
 
     lengths = run_plan(plan, q, length, attend)
-    return PrefillResult(out, _pairs(lengths, length, q.shape[0], plan.row_block), allowed_pairs(q.shape[0], length))
+    return PrefillResult(out, pairs_of(lengths, length, q.shape[0], plan.row_block), allowed_pairs(q.shape[0], length))
+
+
+def list_lengths(
+    q: Tensor, kv: KeyValues, method: PrefillMethod, *, length: int, scale: float | None = None,
+    row_block: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Build the lists without attending: their lengths int32 [Hq, R], tokens."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    plan = make_plan(
+        q, virtual_cache(kv), method, length=length, executor=Executor.FLASH, scale=scale, row_block=row_block
+    )
+    return run_plan(plan, q, length, lambda heads, lists: None)
 
 
 def make_plan(
@@ -171,7 +183,7 @@ def _attend_flash(
     unpack_heads(result.view(heads, num_rows, d), out)
 
 
-def _pairs(lengths: Tensor, length: int, num_rows: int, row_block: int) -> Tensor:
+def pairs_of(lengths: Tensor, length: int, num_rows: int, row_block: int) -> Tensor:
     """Computed pairs int64 [H] from list lengths [H, R]."""
     block = torch.arange(lengths.shape[1], device=lengths.device) + (length - num_rows) // row_block
     start = (block * row_block).clamp(min=length - num_rows)

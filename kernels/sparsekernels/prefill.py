@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from sparsekernels.attend import reference
+from sparsekernels.calibration import analytic_density
 from sparsekernels.executors import Executor, parse_executor
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import block_sparse, flexprefill, vertical_slash
@@ -26,6 +28,8 @@ class PrefillResult:
     """int64 [Hq] on the device: query-key pairs computed under the causal mask."""
     allowed_pairs: int
     """Pairs that the causal mask allows, per head."""
+    ran_dense: bool = False
+    """True when `dense_above` sent the call to dense attention."""
 
     def density(self) -> Tensor:
         """float64 scalar on the device."""
@@ -56,14 +60,18 @@ def sparse_prefill(
     scale: float | None = None,
     row_block: int | None = None,
     out: Tensor | None = None,
+    dense_above: float | None = None,
 ) -> PrefillResult:
     """Attention of q [T, Hq, D], the last T of `length` positions of the one sequence in `kv`.
 
     kv.block_table is [1, max_pages] (see `kvcache.contiguous` for unpaged keys). `row_block` is the number of query
     rows that share a list for vertical-slash and FlexPrefill: None means 64 on the reference executor (the definition)
-    and 128 on the others (a superset, see `methods.vertical_slash`). Writes into `out` when given.
+    and 128 on the others (a superset, see `methods.vertical_slash`). Writes into `out` when given. With `dense_above`,
+    a method whose density is known beforehand (`calibration.analytic_density`) and larger runs dense, on record.
     """
     kind = parse_executor(executor)
+    if dense_above is not None and (analytic_density(method, q.shape[0], length) or 0.0) > dense_above:
+        return _dense(q, kv, length, kind, scale, out)
     if kind is not Executor.REFERENCE:
         from sparsekernels import fused_prefill
 
@@ -76,6 +84,22 @@ def sparse_prefill(
     if out is not None:
         result = out.copy_(result)
     return PrefillResult(result, selection.computed_pairs(), allowed_pairs(q.shape[0], length))
+
+
+def _dense(
+    q: Tensor, kv: KeyValues, length: int, kind: Executor, scale: float | None, out: Tensor | None
+) -> PrefillResult:
+    pairs = allowed_pairs(q.shape[0], length)
+    if kind is Executor.FLASH:
+        from sparsekernels.attend import flash
+        from sparsekernels.virtual import virtual_cache
+
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+        flash.dense_prefill(q, virtual_cache(kv), length, q.shape[-1] ** -0.5 if scale is None else scale, out)
+        return PrefillResult(out, torch.full((q.shape[1],), pairs, device=q.device), pairs, ran_dense=True)
+    everything = BlockSparse(top_blocks=max(8, -(-length // 64)), block_size=64, row_block=128)
+    result = sparse_prefill(q, kv, everything, length=length, executor=kind, scale=scale, out=out)
+    return replace(result, ran_dense=True)
 
 
 def allowed_pairs(num_queries: int, length: int) -> int:

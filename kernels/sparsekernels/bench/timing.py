@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Times on the device, by its own events."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def median_ms(call: Callable[[], Any], repeat: int = 7, warm: int = 2) -> float:
         end.record()
         end.synchronize()
         times.append(begin.elapsed_time(end))
-    return median(times)
+    return float(median(times))
 
 
 def graph_us(calls: list[Callable[[], Any]], repeat: int = 20) -> float:
@@ -36,3 +37,13 @@ def graph_us(calls: list[Callable[[], Any]], repeat: int = 20) -> float:
         for call in calls:
             call()
     return median_ms(graph.replay, repeat, 3) * 1000 / len(calls)
+
+
+def back_to_back_ms(call: Callable[[], Any], calls: int = 3, repeat: int = 3) -> float:
+    """Median milliseconds of one call when several are issued without waiting, as the layers of a model are."""
+
+    def many() -> None:
+        for _ in range(calls):
+            call()
+
+    return median_ms(many, repeat, 1) / calls

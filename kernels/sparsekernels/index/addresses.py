@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Where a token's key begins, in units of the head size (see `sparsekernels.virtual`), inside a Triton kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Block-sparse lists: pooled means, their products, and the best blocks of each row block, in three launches.
 
 The definition is `sparsekernels.methods.block_sparse`. Means and products are float32.

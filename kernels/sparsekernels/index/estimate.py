@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Column and diagonal sums of the last rows' attention, fused: the scores never reach memory.
 
 Pass 1 finds each row's log-sum-exp over splits of the keys. Pass 2 owns a tile of keys, recomputes the probabilities
@@ -7,7 +8,7 @@ a fixed order. No atomics, so two runs give the same bits. The definition is `sp
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -162,13 +163,13 @@ def estimate_sums(
     per_split = triton.cdiv(tiles, splits)
     splits = triton.cdiv(tiles, per_split)
     group, scale_log2 = heads // cache.num_kv_heads, scale * LOG2E
-    new = dict(dtype=torch.float32, device=q.device)
+    new: dict[str, Any] = dict(dtype=torch.float32, device=q.device)
     partial = torch.empty(heads, splits, window, **new)
     lse = torch.empty(heads, window, **new)
     both = torch.empty(2, heads, length, **new)
     key_tiles, row_tiles = triton.cdiv(length, sum_block), triton.cdiv(window, sum_block)
     slots = torch.empty(heads, key_tiles, row_tiles + 1, sum_block, **new)
-    shape = dict(D=d, PAGE=cache.cache_page, PAGED=paged)
+    shape: dict[str, Any] = dict(D=d, PAGE=cache.cache_page, PAGED=paged)
     where = (q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units)
     _lse_partials[(triton.cdiv(window, block), splits, heads)](
         q, cache.keys, cache.block_table, partial, *where,

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Rows token by token to rows head by head, and back, at the speed of memory."""
 
 from __future__ import annotations

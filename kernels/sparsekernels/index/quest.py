@@ -1,9 +1,12 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Quest's selection in two launches: the bounds of all pages, then each row's best pages as a list, current page last.
 
 The definition is `sparsekernels.methods.quest`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -102,7 +105,7 @@ def select(
     list_heads = kv_heads if share_pages else heads
     width = min(max_budget // page_size + 1, num_pages)
     scores = torch.empty(batch, list_heads, num_pages, dtype=torch.float32, device=q.device)
-    ints = dict(dtype=torch.int32, device=q.device)
+    ints: dict[str, Any] = dict(dtype=torch.int32, device=q.device)
     table = torch.empty(batch, list_heads, width, **ints)
     counts, lengths = torch.empty(batch, list_heads, **ints), torch.empty(batch, list_heads, **ints)
     _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](

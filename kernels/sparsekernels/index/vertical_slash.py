@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """From kept columns and diagonals to token lists, one for each (query head, row block), in virtual units.
 
 The diagonals that touch a row block of RB rows starting at s cover the keys s − d for every distance d that has a kept
@@ -8,7 +9,7 @@ block itself. Only the last part's order matters to attention; lists are not asc
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -118,7 +119,7 @@ def build_pattern(columns_before: Tensor, offsets_before: Tensor, row_block: int
     """Pattern from the prefix counts of kept columns and kept offsets, int32 [Hq, L] each (`order.top_prefix`)."""
     heads, length = columns_before.shape
     num_blocks = triton.cdiv(length, row_block)
-    new = dict(dtype=torch.int32, device=columns_before.device)
+    new: dict[str, Any] = dict(dtype=torch.int32, device=columns_before.device)
     columns, num_columns = torch.empty(heads, length, **new), torch.empty(heads, **new)
     distances, distances_before = torch.empty(heads, length, **new), torch.empty(heads, num_blocks, **new)
     _columns[(triton.cdiv(length, 1024), heads)](columns_before, columns, num_columns, length, BLOCK=1024)

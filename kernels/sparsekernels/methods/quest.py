@@ -51,7 +51,7 @@ def build_summaries(store: Tensor, keys: Tensor, block_table: Tensor, length: in
     """
     cache_page = keys.shape[1]
     table = block_table[: -(-length // cache_page)].long()
-    tokens = keys[table].flatten(0, 1).unflatten(0, (-1, page_size))
+    tokens = keys[table].reshape(-1, page_size, *keys.shape[2:])
     written = torch.arange(len(table) * cache_page, device=keys.device).view(-1, page_size, 1, 1) < length
     high = tokens.masked_fill(~written, -float("inf")).amax(1)
     low = tokens.masked_fill(~written, float("inf")).amin(1)
@@ -76,7 +76,7 @@ def update_summaries(store: Tensor, key: Tensor, slots: Tensor, page_size: int) 
 def page_bounds(q: Tensor, store: Tensor, table: Tensor, share_pages: bool) -> Tensor:
     """Upper bounds [B, H, N] for q [B, Hq, D] and physical sub-pages table [B, N]; H is Hkv when shared, else Hq."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    grouped = q.unflatten(1, (store.shape[1], -1)).to(dtype)
+    grouped = q.reshape(q.shape[0], store.shape[1], -1, q.shape[2]).to(dtype)
     summary = store[table.long()].to(dtype)
     high, low = summary[..., 0, :], summary[..., 1, :]
     bounds = torch.einsum("bhgd,bnhd->bhgn", grouped.clamp(min=0), high)
