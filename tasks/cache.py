@@ -18,12 +18,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from tasks.home import home_folder
 from tasks.parameters import TaskParameters
 from tasks.sample import Sample
 from tasks.task import Task
 from tasks.tokenizer import Tokenizer
 
 P = TypeVar("P", bound=TaskParameters)
+SIZE_VARIABLE = "FRONTIER_SAMPLE_CACHE_GIB"
 _MAGIC = b"frontier sample 1\n"
 _SUFFIX = ".sample"
 _TRIM_TO = 0.8
@@ -80,6 +82,19 @@ class SampleCache:
             total -= entry.size
             if total <= self.max_bytes * _TRIM_TO:
                 return
+
+
+def node_cache() -> SampleCache | None:
+    """The cache that all workers of this machine share, in FRONTIER_HOME/samples.
+
+    FRONTIER_SAMPLE_CACHE_GIB bounds it (default 4); 0 switches it off. Raises ValueError for what is no number.
+    """
+    text = os.environ.get(SIZE_VARIABLE, "4")
+    try:
+        size_gib = float(text)
+    except ValueError:
+        raise ValueError(f"{SIZE_VARIABLE} is {text!r}; it must be a number of GiB") from None
+    return SampleCache(home_folder() / "samples", int(size_gib * 2**30)) if size_gib > 0 else None
 
 
 def prepared_sample(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from tasks.errors import DataError
+from tasks.home import home_folder
 from tasks.qa.articles import DATA_FOLDER
 from tasks.qa.documents import Collection
 from tasks.qa.readers import read_quality, read_squad, read_toefl
-
-HOME_VARIABLE = "FRONTIER_HOME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,6 @@ SOURCES = {
         licence="not stated",
     ),
 }
-
-
-def home_folder() -> Path:
-    """Where fetched data is kept: FRONTIER_HOME, else a folder in the user's home."""
-    chosen = os.environ.get(HOME_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".local" / "share" / "frontier"
 
 
 def fetched_path(source: Source) -> Path:

@@ -115,7 +115,7 @@ def _phrase(question: str, context: str) -> str:
         for row in rows:
             if row["question"].format(name=name) == asked:
                 before, _, after = row["sentence"].replace("{name}", name).partition("{value}")
-                return re.findall(f"{re.escape(before)}(.*?){re.escape(after)}", document)[0]
+                return str(re.findall(f"{re.escape(before)}(.*?){re.escape(after)}", document)[0])
     raise AssertionError(f"no template for {asked}")
 
 

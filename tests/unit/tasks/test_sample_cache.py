@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cache import SampleCache, prepared_sample
+from tasks.cache import SampleCache, node_cache, prepared_sample
 from tasks.registry import get_task
 from tasks.sample import Sample
 from tasks.tokenizer import Tokenizer
@@ -102,3 +102,15 @@ def test_prepared_samples_are_made_once(tmp_path: Path, byte_bpe: Tokenizer, mon
     first = prepared()
     monkeypatch.setattr(task, "_fit", lambda *_: pytest.fail("generated again"))
     assert prepared() == first
+
+
+def test_the_machine_has_one_cache_that_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRONTIER_HOME", str(tmp_path))
+    cache = node_cache()
+    assert cache is not None
+    assert (cache.folder, cache.max_bytes) == (tmp_path / "samples", 4 << 30)
+    monkeypatch.setenv("FRONTIER_SAMPLE_CACHE_GIB", "0")
+    assert node_cache() is None
+    monkeypatch.setenv("FRONTIER_SAMPLE_CACHE_GIB", "much")
+    with pytest.raises(ValueError, match="FRONTIER_SAMPLE_CACHE_GIB is 'much'"):
+        node_cache()
