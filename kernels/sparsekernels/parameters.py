@@ -174,7 +174,7 @@ class SnapKV:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaSnapKV:
-    """SnapKV whose budget is shared by the KV heads of a layer (Ada-KV, arXiv 2407.11550; max votes as in the paper)."""
+    """SnapKV whose budget is shared by the KV heads of a layer (Ada-KV, arXiv 2407.11550; max votes as in the paper)"""
 
     name: ClassVar[str] = "ada_snapkv"
     phase: ClassVar[Phase] = Phase.COMPRESS
@@ -231,10 +231,52 @@ class Quest:
         )
 
 
-MethodParameters = VerticalSlash | FlexPrefill | BlockSparse | SnapKV | AdaSnapKV | Quest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseK:
+    """Keeps the keys that a trained scorer ranks highest, in prefill and decode alike (SparseK, arXiv 2406.16747).
+
+    Acts in both phases, since a key that a prompt row has dropped must not come back while decoding: it stands
+    as the prefill method, and decode follows from it. Gates are straight-through, so they play no part here.
+    """
+
+    name: ClassVar[str] = "sparsek"
+    phase: ClassVar[Phase] = Phase.PREFILL
+    acts_in_decode: ClassVar[bool] = True
+    budget_field: ClassVar[str] = "slots"
+
+    adapter: str
+    """Adapter file with the model's scorers (`frontier adapt sparsek`), as every worker sees it."""
+    slots: int
+    """Cache entries that a row reads per KV head: sinks, recent tokens and kept ones."""
+    local_size: int | None = None
+    """Slots for the most recent tokens, the row's own included; None means half of the slots."""
+    sink_size: int = 4
+    """First tokens that always stay."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.adapter), "adapter is empty; it must name an adapter file")
+        _require(self.sink_size >= 0, f"sink_size is {self.sink_size}; it must be at least 0")
+        _require(self.recent >= 1, f"local_size is {self.local_size}; it must be at least 1")
+        _require(
+            self.kept >= 1,
+            f"slots is {self.slots}; it must exceed sink_size + local_size ({self.sink_size + self.recent})",
+        )
+
+    @property
+    def recent(self) -> int:
+        """Slots for the most recent tokens."""
+        return self.slots // 2 if self.local_size is None else self.local_size
+
+    @property
+    def kept(self) -> int:
+        """Slots for which older tokens compete."""
+        return self.slots - self.sink_size - self.recent
+
+
+MethodParameters = VerticalSlash | FlexPrefill | BlockSparse | SnapKV | AdaSnapKV | Quest | SparseK
 
 METHODS: dict[str, type[Any]] = {
-    cls.name: cls for cls in (VerticalSlash, FlexPrefill, BlockSparse, SnapKV, AdaSnapKV, Quest)
+    cls.name: cls for cls in (VerticalSlash, FlexPrefill, BlockSparse, SnapKV, AdaSnapKV, Quest, SparseK)
 }
 """Every sparse method by name; `dense` is the empty choice and has no parameters."""
 
@@ -274,7 +316,7 @@ def _check_type(name: str, option: str, annotation: str, value: Any) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodChoice:
-    """At most one method a phase. All absent is dense."""
+    """At most one method a phase. All absent is dense. SparseK in prefill rules decode too, and stands alone."""
 
     prefill: Any | None = None
     decode: Any | None = None
@@ -285,6 +327,19 @@ class MethodChoice:
             method = getattr(self, phase)
             if method is not None and method.phase is not phase:
                 raise ParameterError(f"{method.name} is a {method.phase} method; it cannot act in {phase}")
+        other = self.decode or self.compress
+        if self.rules_decode and other is not None:
+            raise ParameterError(f"{self.prefill.name} decodes by itself; {other.name} cannot act beside it")  # type: ignore[union-attr]
+
+    @property
+    def rules_decode(self) -> bool:
+        """Whether the prefill method also decides what decode rows read (SparseK)."""
+        return bool(getattr(self.prefill, "acts_in_decode", False))
+
+    @property
+    def is_decode_dense(self) -> bool:
+        """Whether decode rows read the whole cache."""
+        return self.decode is None and self.compress is None and not self.rules_decode
 
     @property
     def is_dense(self) -> bool:

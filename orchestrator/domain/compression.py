@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsekernels.parameters import AdaSnapKV, BlockSparse, ParameterError, Quest, SnapKV
+from sparsekernels.parameters import AdaSnapKV, BlockSparse, ParameterError, Quest, SnapKV, SparseK
 
 
 def nominal_compression(method: Any, length_tokens: int) -> float | None:
     """Dense work over the method's work for a prompt of `length_tokens`, or None when only measuring tells.
 
     Block-sparse: causal block pairs (Sparse Frontier section 3, `k(k+1)/2 + (n−k)k` of `n(n+1)/2` blocks).
-    Quest and SnapKV: prompt tokens over tokens read.
+    Quest and SnapKV: prompt tokens over tokens read. SparseK: causal pairs of the prompt over those of its slots.
     """
     if isinstance(method, BlockSparse):
         return _block_compression(method.top_blocks, -(-length_tokens // method.block_size))
@@ -23,6 +23,8 @@ def nominal_compression(method: Any, length_tokens: int) -> float | None:
         return max(1.0, length_tokens / method.token_budget)
     if isinstance(method, (SnapKV, AdaSnapKV)):
         return max(1.0, length_tokens / method.token_capacity)
+    if isinstance(method, SparseK):
+        return _causal_pairs(length_tokens, length_tokens) / _causal_pairs(length_tokens, method.slots)
     return None
 
 
@@ -42,6 +44,12 @@ def from_compression(name: str, options: Mapping[str, Any], length_tokens: int) 
     else:
         raise ParameterError(f"{name}: compression cannot be set for this method; give its own budget")
     return values
+
+
+def _causal_pairs(rows: int, most: int) -> float:
+    """Pairs that `rows` causal rows read when each reads at most `most` keys."""
+    full = min(rows, most)
+    return full * (full + 1) / 2 + (rows - full) * full
 
 
 def _block_compression(top: int, blocks: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sparsekernels.parameters import FlexPrefill, MethodChoice, VerticalSlash
+from sparsekernels.parameters import FlexPrefill, MethodChoice, SparseK, VerticalSlash
 
 from orchestrator.domain.compression import nominal_compression
 
@@ -26,6 +26,9 @@ class Densities:
 
 def nominal_densities(choice: MethodChoice, length_tokens: int) -> Densities:
     """Expected densities of a method at a prompt length."""
+    if isinstance(choice.prefill, SparseK):
+        decode = min(1.0, choice.prefill.slots / length_tokens)
+        return Densities(prefill=_density(choice.prefill, length_tokens), decode=decode)
     return Densities(
         prefill=_density(choice.prefill, length_tokens),
         decode=min(_density(choice.decode, length_tokens), _density(choice.compress, length_tokens)),

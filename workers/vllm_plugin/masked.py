@@ -27,6 +27,7 @@ def masked_attend(q: Tensor, k: Tensor, v: Tensor, selection: Selection, scale: 
         part = slice(first, first + blocks)
         start, limit = int(selection.rows.query_start[part][0]), int(selection.rows.end[part][-1])
         mask = _mask(selection, part, limit)
+        mask = mask.repeat_interleave(q.shape[1] // mask.shape[0], 0)
         rows = q[start : start + mask.shape[1]].transpose(0, 1)
         scores = (rows.float() @ keys[:, :limit].transpose(1, 2).float()) * scale
         weights = scores.masked_fill_(~mask, -float("inf")).softmax(-1)
