@@ -128,6 +128,8 @@ class Crew:
     def _departure(self, member: Member) -> Departure | None:
         if self._now() - member.heard_at > self._settings.lease_seconds and member.is_up:
             return Departure(Loss(member, "silent for too long"), WorkerState.LOST)
+        if member.report is None and self._now() - member.heard_at > self._settings.start_seconds:
+            return Departure(Loss(member, "no sign of life since its start"), WorkerState.LOST)
         if member.condition is Condition.BROKEN and member.has_told_all:
             failure = member.report.failure if member.report else None
             reason = failure.message if failure else "broken"

@@ -77,11 +77,11 @@ class Member:
             seen=self.seen,
             withdrawn=tuple(self.withdrawn),
             release=release,
-            drain_seconds=self.drain_seconds,
+            drain_seconds=None if self.condition in (Condition.DRAINING, Condition.DRAINED) else self.drain_seconds,
         )
         self.delivered.update(order.attempt_id for order in self.outbox)
         self.told_to_drain |= self.drain_seconds is not None
-        self.outbox, self.drain_seconds = [], None
+        self.outbox = []
         self.withdrawn.clear()
         return message
 

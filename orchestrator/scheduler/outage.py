@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -21,13 +22,18 @@ _log = logging.getLogger(__name__)
 _CHUNK = 2000
 
 
+def spool_name(store: Store, fence: Fence) -> str:
+    """One file for each campaign of each store."""
+    return f"{hashlib.sha256(store.url.encode()).hexdigest()[:12]}-{fence.campaign_id}.spool"
+
+
 class Outage:
     """The state of the connection between a loop and its store."""
 
     def __init__(self, store: Store, fence: Fence, settings: LoopSettings, now: Callable[[], float]) -> None:
         self._store, self._fence, self._settings, self._now = store, fence, settings, now
         folder = settings.spool_folder
-        self.spool = Spool(folder / f"campaign-{fence.campaign_id}.spool") if folder is not None else None
+        self.spool = Spool(folder / spool_name(store, fence)) if folder is not None else None
         self._began_at: float | None = None
 
     @property

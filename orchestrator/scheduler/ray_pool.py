@@ -7,6 +7,8 @@ worker has at most one call under way, so that a frozen node delays nobody else.
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from workers.engine import EngineSpec
 from workers.exchange import WorkerMessage, WorkerReport, WorkerStart
 
 NAMESPACE = "frontier"
+_DRAIN_POLL_SECONDS = 2.0
+_DEFAULT_NOTICE_SECONDS = 30.0
 _PASSED_ON = ("VLLM_", "HF_", "OMP_", "FRONTIER_", "TOKENIZERS_", "TORCH", "CUDA_VISIBLE")
 
 
@@ -26,6 +30,15 @@ def ray_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+class _RayWorker(WorkerActor):
+    """Knows which of Ray's nodes it is on, so that a drain of the node finds it."""
+
+    def __init__(self, start: WorkerStart, environment: Mapping[str, str]) -> None:
+        import ray
+
+        super().__init__(start, environment, _place(ray.get_runtime_context().get_node_id()))
 
 
 class RayPool:
@@ -38,21 +51,21 @@ class RayPool:
         address: str | None = None,
         use_gpus: bool = False,
         cpus_per_worker: float = 1.0,
-        start_seconds: float = 120.0,
     ) -> None:
         ray_environment()
         import ray
 
         self._ray = ray
         self._num_workers, self._use_gpus, self._cpus = num_workers, use_gpus, cpus_per_worker
-        self._start_seconds = start_seconds
         self._is_local = address is None
         self._connect(address)
         place = f"local:{os.getpid()}" if self._is_local else ray.get_runtime_context().gcs_address
         self.name = f"ray:{place}"
         self._actors: dict[str, Any] = {}
         self._under_way: dict[str, Any] = {}
-        self._preempted: set[str] = set()
+        self._places: dict[str, str] = {}
+        self._draining: dict[str, float] = {}
+        self._asked_at = float("-inf")
 
     def _connect(self, address: str | None) -> None:
         common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "warning"}
@@ -81,7 +94,7 @@ class RayPool:
 
     def start(self, start: WorkerStart) -> None:
         environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON) and not self._use_gpus}
-        actor = self._ray.remote(WorkerActor).options(
+        actor = self._ray.remote(_RayWorker).options(
             name=start.name,
             lifetime="detached",
             max_restarts=0,
@@ -89,7 +102,7 @@ class RayPool:
             num_cpus=self._cpus,
             num_gpus=start.engine.tensor_parallel if self._use_gpus else 0,
         )
-        self._actors[start.name] = actor.remote(start, environment, "")
+        self._actors[start.name] = actor.remote(start, environment)
 
     def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
         for name in wanted:
@@ -111,26 +124,41 @@ class RayPool:
         if not names:
             return {}
         ready, _ = self._ray.wait(list(names), num_returns=len(names), timeout=timeout_seconds, fetch_local=True)
-        return {names[reference]: self._answer(names[reference], reference) for reference in ready}
+        answers = {names[reference]: self._answer(names[reference], reference) for reference in ready}
+        return {name: answer for name, answer in answers.items() if answer is not None}
 
-    def _answer(self, name: str, reference: Any) -> WorkerReport | Gone:
+    def _answer(self, name: str, reference: Any) -> WorkerReport | Gone | None:
+        """None when the worker cannot be reached just now: it is asked again."""
         del self._under_way[name]
         try:
             report: WorkerReport = self._ray.get(reference)
+        except self._ray.exceptions.ActorUnavailableError:
+            return None
         except self._ray.exceptions.RayActorError as error:
-            preempted = bool(getattr(error, "preempted", False)) or name in self._preempted
+            preempted = bool(getattr(error, "preempted", False)) or self._places.get(name) in self._draining
             return Gone(_one_line(error), preempted)
         except self._ray.exceptions.RayTaskError as error:
             return Gone(_one_line(error))
+        self._places[name] = report.node
         return report
 
     def leaving(self) -> Mapping[str, float]:
-        return {}
+        """Asked of Ray every two seconds."""
+        now = time.time()
+        if now - self._asked_at >= _DRAIN_POLL_SECONDS:
+            self._asked_at = now
+            self._draining = {_place(node): until / 1000 for node, until in _draining_nodes().items()}
+        return {
+            name: max(0.0, self._draining[place] - now) if self._draining[place] > 0 else _DEFAULT_NOTICE_SECONDS
+            for name, place in self._places.items()
+            if place in self._draining and name in self._actors
+        }
 
     def stop(self, names: Collection[str]) -> None:
         for name in names:
             actor = self._actors.pop(name, None)
             self._under_way.pop(name, None)
+            self._places.pop(name, None)
             if actor is not None:
                 self._kill(actor)
 
@@ -145,6 +173,23 @@ class RayPool:
         if not keep_workers:
             self.stop(list(self._actors))
         self._ray.shutdown()
+
+
+def _place(node_id: str) -> str:
+    return f"{socket.gethostname()}:{node_id[:12]}"
+
+
+def _draining_nodes() -> dict[str, int]:
+    """Ray's draining nodes with their deadlines, milliseconds since 1970 (0: none); empty when Ray cannot tell.
+
+    The call is private in Ray 2.60; Ray Train's own watcher polls it too.
+    """
+    try:
+        from ray._private.state import state
+
+        return dict(state.get_draining_nodes())
+    except Exception:
+        return {}
 
 
 def _one_line(error: BaseException) -> str:

@@ -44,7 +44,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 """File systems on which SQLite's write-ahead log is unsafe (https://www.sqlite.org/wal.html, "shared memory")."""
 
-BUSY_SECONDS = 60
+BUSY_SECONDS = 10
+"""How long SQLite waits for another writer; an orchestrator then spools and goes on listening."""
 
 
 class now_seconds(FunctionElement[float]):

@@ -1,0 +1,47 @@
+"""Figures of a drill, read from the campaign's own record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from orchestrator.store.schema import attempts, events, workers
+from orchestrator.store.session import Store
+
+
+def releases_after(store: Store, kills: Sequence[tuple[float, str]]) -> list[float]:
+    """Seconds from each kill until each of the worker's shards was leased again, ascending."""
+    waits: list[float] = []
+    with store.read() as connection:
+        for at, name in kills:
+            waits += _waits_of(connection, at, name)
+    return sorted(waits)
+
+
+def _waits_of(connection: sa.Connection, at: float, name: str) -> list[float]:
+    lost = connection.execute(
+        sa.select(attempts.c.shard_id, attempts.c.closed_at)
+        .join(workers, workers.c.id == attempts.c.worker_id)
+        .where(workers.c.name == name, attempts.c.ending == "expired")
+    ).all()
+    waits = []
+    for shard_id, closed_at in lost:
+        again = connection.scalar(
+            sa.select(sa.func.min(attempts.c.opened_at)).where(
+                attempts.c.shard_id == shard_id, attempts.c.opened_at >= closed_at
+            )
+        )
+        if again is not None:
+            waits.append(again - at)
+    return waits
+
+
+def starts_and_loads(store: Store) -> tuple[int, int]:
+    """Outcomes that the fence refused, and workers that were started."""
+    with store.read() as connection:
+        refusals = connection.scalars(sa.select(events.c.message).where(events.c.kind == "refused")).all()
+        num_workers = connection.scalar(sa.select(sa.func.count()).select_from(workers)) or 0
+    numbers = (re.match(r"\d+", message) for message in refusals)
+    return sum(int(found.group()) for found in numbers if found), num_workers
