@@ -30,15 +30,15 @@ def errors(fit: LawFit) -> list[float]:
 
 
 def test_the_deviance_fit_gives_the_law_back_within_its_intervals() -> None:
-    """Over 20 simulated campaigns at least 50 of 60 nominal 95 % intervals hold the truth (binomial tail: p < 2e-3)."""
+    """Over 12 simulated campaigns at least 29 of 36 nominal 95 % intervals hold the truth (binomial tail: p < 1e-3)."""
     held, deviations = 0, []
-    for seed in range(20):
-        fit = fit_law(points(seed), loss=Loss.BINOMIAL, resamples=60, reference_task="qa_quality")
+    for seed in range(12):
+        fit = fit_law(points(seed), loss=Loss.BINOMIAL, resamples=40, reference_task="qa_quality")
         low, high = (dict(zip(fit.names, ends, strict=True)) for ends in (fit.low, fit.high))
         held += sum(low[name] <= value <= high[name] for name, value in TRUE.items())
         deviations.append([fit.value(name) - value for name, value in TRUE.items()])
-    assert held >= 50
-    assert np.abs(np.mean(deviations, axis=0)) == pytest.approx([0, 0, 0], abs=0.02)
+    assert held >= 29
+    assert np.abs(np.mean(deviations, axis=0)) == pytest.approx([0, 0, 0], abs=0.025)
 
 
 def test_the_papers_fit_is_close_on_a_law_without_saturation() -> None:
