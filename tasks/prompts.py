@@ -39,6 +39,8 @@ class PromptWords:
     rules: tuple[str, ...] = ()
     cue: str = ""
     """First words of the answer that a primed reply already holds."""
+    primed_format: bool = False
+    """Show the format in a primed prompt too; small models copy its placeholders where no cue prevents it."""
     plural: bool = False
     """Several questions: the tags are named accordingly."""
 
@@ -68,6 +70,8 @@ def _instructions(words: PromptWords, reply: str) -> str:
         )
     else:
         ask = "Give the answer in exactly the format shown here:\n\n"
+    if reply == "primed" and not words.primed_format:
+        return "Answer from the context alone.\n\nImportant:\n" + "\n".join(f"- {rule}" for rule in words.rules)
     rules = (*words.rules, *(_GENERAL_RULES if reply == "explained" else _GENERAL_RULES[:1]))
     listed = "\n".join(f"- {rule}" for rule in rules)
     return f"{ask}<answer>\n{words.answer_format}\n</answer>\n\nImportant:\n{listed}"

@@ -11,6 +11,7 @@ from tasks.qa.task import QuestionTask
 from tasks.sample import Sample, Score, scored, unanswered
 
 _LIST = re.compile(r"[A-D]+")
+_OPTION = re.compile(r"\(?([A-D])[.):]\s")
 _SEPARATORS = re.compile(r"[\s,;/&.()\[\]*]+|\bAND\b")
 
 
@@ -39,11 +40,21 @@ class ChoiceTask(QuestionTask):
 
 
 def listed_letters(text: str) -> str:
-    """The letters of a list such as "B", "(b)", "A, C", "A and C" or "AC", in order, once each; "" for other text."""
-    words = [word for word in _SEPARATORS.split(text.upper()) if word]
-    if not all(_LIST.fullmatch(word) for word in words):
-        return ""
-    return "".join(sorted(set("".join(words))))
+    """The letters of a list such as "B", "(b)", "A, C", "A and C" or "AC", in order, once each; "" for other text.
+
+    A line may also be an option with its text, such as "B. It rose".
+    """
+    found: set[str] = set()
+    for line in filter(None, (line.strip() for line in text.upper().splitlines())):
+        words = [word for word in _SEPARATORS.split(line) if word]
+        option = _OPTION.match(line)
+        if all(_LIST.fullmatch(word) for word in words):
+            found.update("".join(words))
+        elif option:
+            found.add(option.group(1))
+        else:
+            return ""
+    return "".join(sorted(found))
 
 
 class QualityTask(ChoiceTask):

@@ -115,6 +115,7 @@ def _frame(parameters: NeedleParameters, needles: list[Pair]) -> PromptFrame:
             "Copy keys and values exactly as they stand in the context.",
         ),
         cue=f"1. {needles[0].key}:",
+        primed_format=True,
     )
     return frame_prompt(words, parameters.reply)
 

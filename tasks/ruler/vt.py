@@ -88,6 +88,7 @@ def _frame(parameters: ChainParameters, asked: Chain) -> PromptFrame:
         answer_format="NAME1 NAME2 …" if len(asked.variables) > 1 else "NAME1",
         rules=("List the variables' names only, separated by spaces.", "Their order does not matter."),
         cue="VAR",
+        primed_format=True,
     )
     return frame_prompt(words, parameters.reply)
 

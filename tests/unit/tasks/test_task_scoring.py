@@ -50,6 +50,8 @@ DIFFERENT = [
     # letters out of free text, repeated letters
     ("qa_quality", "<answer>B, if true</answer>", (W, 0.0), (C, 1.0)),
     ("qa_quality", "<answer>none, I believe</answer>", (W, 0.0), (C, 1.0)),
+    ("qa_quality", "<answer>B. a dog came</answer>", (C, 1.0), (W, 0.0)),
+    ("qa_toefl", "<answer>A) rain\nC) dew</answer>", (C, 1.0), (W, 0.0)),
     ("qa_toefl", "<answer>A and C</answer>", (C, 1.0), (W, 0.0)),
     ("qa_toefl", "<answer>A, C, C</answer>", (C, 1.0), (W, 0.0)),
     # F1 of sets, rounded
