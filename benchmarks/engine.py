@@ -52,7 +52,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "torch_dtype": "bfloat16",
     },
 }
-PREFILL_RUNS = 3
+PREFILL_RUNS = 2
+LONG_TOKENS = 65536
+"""Prompts beyond this are prefilled once, after the warm-up."""
 DECODE_TOKENS = 64
 
 
@@ -160,7 +162,7 @@ class Bench:
 
     def prefill(self, length: int, name: str, method: dict[str, Any]) -> None:
         """Time to first token of one uncached prompt; the median after a warm-up."""
-        prompts = prompts_of(self.run, length, PREFILL_RUNS + 1)
+        prompts = prompts_of(self.run, length, 2 if length > LONG_TOKENS else PREFILL_RUNS + 1)
         results = [self._one(p, method, 1) for p in prompts]
         times = [r.seconds_to_first_token - r.seconds_queued for r in results[1:]]
         self.run.record(
@@ -200,6 +202,14 @@ class Bench:
             kv_peak=peak, memory_gib=memory_used_gib() or 0.0,
         )  # fmt: skip
 
+    @property
+    def is_dead(self) -> bool:
+        try:
+            self.engine.poll(0.0)
+        except EngineError:
+            return True
+        return False
+
     def close(self) -> None:
         self.engine.close()
 
@@ -226,17 +236,25 @@ def measure(run: Run, part: str, spec: EngineSpec, with_methods: bool) -> None:
     bench = Bench(run, part, spec)
     try:
         for length, name, method in cases(run, with_methods):
-            label = f"{part} {name} {length}"
-            if "prefill" in method or not method:
-                run.guarded(f"{label} prefill", lambda: bench.prefill(length, name, method))  # noqa: B023
-            if "prefill" not in method:
-                for n in [n for n in run.options.in_flight if n <= spec.max_in_flight]:
-                    run.guarded(f"{label} decode {n}", lambda: bench.decode(length, n, name, method))  # noqa: B023
-            if length in run.options.sample_lengths:
-                n = spec.max_in_flight
-                run.guarded(f"{label} samples", lambda: bench.throughput(length, n, name, method))  # noqa: B023
+            if bench.is_dead and time.monotonic() < run.deadline:
+                bench.close()
+                bench = Bench(run, part, spec)
+            measure_case(run, bench, length, name, method)
     finally:
         bench.close()
+
+
+def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[str, Any]) -> None:
+    """The figures of one method at one length."""
+    label = f"{bench.part} {name} {length}"
+    limit = bench.engine.spec.max_in_flight
+    if "prefill" in method or not method:
+        run.guarded(f"{label} prefill", lambda: bench.prefill(length, name, method))
+    if "prefill" not in method:
+        for n in [n for n in run.options.in_flight if n <= limit]:
+            run.guarded(f"{label} decode {n}", lambda: bench.decode(length, n, name, method))  # noqa: B023
+    if length in run.options.sample_lengths:
+        run.guarded(f"{label} samples", lambda: bench.throughput(length, limit, name, method))
 
 
 def model_folder(options: argparse.Namespace, scratch: str) -> str:

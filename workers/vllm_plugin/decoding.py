@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +33,16 @@ class Group:
     """int32 [B], the row's own token included."""
     budgets: Tensor
     """int32 [B], Quest's tokens; zero without Quest."""
+    slots: Tensor
+    """int64 [B]: cache slot of each row's own key; −1 where page summaries are built anew."""
     max_generated: int
+    """A bound, rounded up so that kernels see few different values."""
     max_budget: int
+
+    @property
+    def rebuilt(self) -> list[int]:
+        """One row, the last, of each request whose page summaries are built anew."""
+        return list({id(s.request): i for i, s in enumerate(self.spans) if not s.continues}.values())
 
 
 def group_key(span: Span) -> tuple[str, int, bool]:
@@ -48,21 +55,23 @@ def group_key(span: Span) -> tuple[str, int, bool]:
     return ("both" if method.compress else "quest", method.decode.page_size, method.decode.share_pages)
 
 
-def make_groups(spans: Sequence[Span], block_table: Tensor, cache_page: int) -> dict[tuple[str, int, bool], Group]:
+def make_groups(spans: Sequence[Span], metadata: Any, cache_page: int) -> dict[tuple[str, int, bool], Group]:
     """The step's groups; copies small tables to the device once for all layers."""
     members: dict[tuple[str, int, bool], list[Span]] = {}
     for span in spans:
         members.setdefault(group_key(span), []).append(span)
-    return {key: _make_group(tuple(rows), block_table, cache_page) for key, rows in members.items()}
+    return {key: _make_group(tuple(rows), metadata, cache_page) for key, rows in members.items()}
 
 
-def _make_group(spans: tuple[Span, ...], block_table: Tensor, cache_page: int) -> Group:
+def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Group:
+    block_table = metadata.block_table
     device = block_table.device
     if device.type == "cpu":  # the torch functions work through every page of a table
         block_table = block_table[:, : -(-max(s.end_position for s in spans) // cache_page)]
     budgets = [s.request.method.decode.token_budget if s.request.method.decode else 0 for s in spans]
     lengths = [s.end_position for s in spans]
-    numbers = torch.tensor([[s.first_token for s in spans], [s.row for s in spans], lengths, budgets])
+    continues = [int(s.continues) for s in spans]
+    numbers = torch.tensor([[s.first_token for s in spans], [s.row for s in spans], lengths, budgets, continues])
     if device.type == "cuda":
         numbers = numbers.pin_memory().to(device, non_blocking=True)
     for span in spans:
@@ -73,7 +82,8 @@ def _make_group(spans: tuple[Span, ...], block_table: Tensor, cache_page: int) -
         block_table=block_table[numbers[1]],
         seq_lens=numbers[2].to(torch.int32),
         budgets=numbers[3].to(torch.int32),
-        max_generated=max(s.end_position - s.request.prompt_length for s in spans),
+        slots=torch.where(numbers[4] > 0, metadata.slot_mapping[numbers[0]], -1),
+        max_generated=-(-max(s.end_position - s.request.prompt_length for s in spans) // 256) * 256,
         max_budget=max(budgets),
     )
 
@@ -111,23 +121,33 @@ class Decoder:
         """Attend for every decode row and write its output."""
         groups = getattr(call.metadata, "frontier_groups", None)
         if groups is None:
-            groups = call.metadata.frontier_groups = make_groups(spans, call.metadata.block_table, keys.shape[1])
+            groups = call.metadata.frontier_groups = make_groups(spans, call.metadata, keys.shape[1])
         for (kind, page_size, share), group in groups.items():
             cache = KeyValues(keys, values, group.block_table)
             queries = call.query[group.tokens]
+            in_place = isinstance(group.tokens, slice)
+            out = call.output[group.tokens] if in_place else torch.empty_like(queries)
             if kind == "quest":
-                out = self._quest(call, group, cache, queries, page_size, share)
+                self._quest(call, group, cache, queries, out, page_size, share)
             elif kind == "kept":
-                out = self._kept(call, group, cache, queries)
+                self._kept(call, group, cache, queries, out)
             elif kind == "sparsek":
-                out = self._sparsek(call, group, cache, queries)
+                self._sparsek(call, group, cache, queries, out)
             else:
-                out = self._both(call, group, cache, queries, page_size, share)
-            call.output[group.tokens] = out
+                self._both(call, group, cache, queries, out, page_size, share)
+            if not in_place:
+                call.output[group.tokens] = out
 
     def _quest(
-        self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, page_size: int, share: bool
-    ) -> Tensor:
+        self,
+        call: LayerCall,
+        group: Group,
+        cache: KeyValues,
+        queries: Tensor,
+        out: Tensor,
+        page_size: int,
+        share: bool,
+    ) -> None:
         store = self._summaries(call, group, cache, page_size)
         lists = self._select(
             self.ranks.group_queries(queries) if share else queries,
@@ -140,7 +160,7 @@ class Decoder:
             max_budget=group.max_budget,
             share_pages=share,
         )
-        return decode.attend_pages(queries, cache, lists, executor=self.executor, scale=self.scale)
+        decode.attend_pages(queries, cache, lists, executor=self.executor, scale=self.scale, out=out)
 
     @property
     def _select(self) -> Any:
@@ -156,39 +176,18 @@ class Decoder:
         if store is None:
             store = quest.new_store(cache.keys.shape[0], cache.page_size, page_size, cache.keys)
             self._stores[page_size] = store
-        stale = self._refresh(call.name, group, store, cache, page_size)
-        if len(stale) < len(group.spans):
-            slots = call.metadata.slot_mapping[group.tokens].long()
-            if stale:
-                slots = slots.clone()
-                slots[torch.tensor(stale, device=slots.device)] = -1
-            self._update(store, call.key[group.tokens], slots, page_size)
-        return store
-
-    @staticmethod
-    def _refresh(name: str, group: Group, store: Tensor, cache: KeyValues, page_size: int) -> list[int]:
-        """Build the summaries of requests that cannot be updated by one key; returns their rows.
-
-        These are requests at their first decode step, and recomputed ones with several decode rows in this step.
-        """
-        num_rows = Counter(id(s.request) for s in group.spans)
-        stale = [
-            i
-            for i, s in enumerate(group.spans)
-            if num_rows[id(s.request)] > 1 or s.request.summaries.get(name) != s.first_position
-        ]
-        last = {id(group.spans[i].request): i for i in stale}
-        for i in last.values():
+        rebuilt = group.rebuilt
+        for i in rebuilt:
             length = group.spans[i].end_position
             quest.build_summaries(store, cache.keys, group.block_table[i], length, page_size)
-        for span in group.spans:
-            span.request.summaries[name] = span.end_position
-        return stale
+        if len(rebuilt) < len(group.spans):
+            self._update(store, call.key[group.tokens], group.slots, page_size)
+        return store
 
-    def _sparsek(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor) -> Tensor:
+    def _sparsek(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, out: Tensor) -> None:
         slots, counts = decode_slots(call.name, group.spans, cache, self.ranks)
         nothing = torch.zeros_like(group.seq_lens)
-        return decode.attend_kept(
+        decode.attend_kept(
             queries,
             cache,
             decode.KeptSlots(slots, counts, nothing),
@@ -196,10 +195,11 @@ class Decoder:
             max_generated=0,
             executor=self.executor,
             scale=self.scale,
+            out=out,
         )
 
-    def _kept(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor) -> Tensor:
-        return decode.attend_kept(
+    def _kept(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, out: Tensor) -> None:
+        decode.attend_kept(
             queries,
             cache,
             self._join_kept(call.name, group),
@@ -207,6 +207,7 @@ class Decoder:
             max_generated=group.max_generated,
             executor=self.executor,
             scale=self.scale,
+            out=out,
         )
 
     def _join_kept(self, name: str, group: Group) -> decode.KeptSlots:
@@ -220,8 +221,15 @@ class Decoder:
         return self._joined[1]
 
     def _both(
-        self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, page_size: int, share: bool
-    ) -> Tensor:
+        self,
+        call: LayerCall,
+        group: Group,
+        cache: KeyValues,
+        queries: Tensor,
+        out: Tensor,
+        page_size: int,
+        share: bool,
+    ) -> None:
         kept = self._join_kept(call.name, group)
         slots, counts = decode.with_generated(
             kept, group.block_table, cache.page_size, group.seq_lens, group.max_generated
@@ -237,7 +245,7 @@ class Decoder:
             share_pages=share,
         )
         nothing = torch.zeros_like(group.seq_lens)
-        return decode.attend_kept(
+        decode.attend_kept(
             queries,
             cache,
             decode.KeptSlots(chosen[0], chosen[1], nothing),
@@ -245,6 +253,7 @@ class Decoder:
             max_generated=0,
             executor=self.executor,
             scale=self.scale,
+            out=out,
         )
 
 

@@ -76,7 +76,7 @@ class SparseMethods:
         queries = self.ranks.group_queries(request.window_queries.pop(name))
         keys, _ = cache.gather(0, request.prompt_length)
         method: Any = request.method.compress
-        votes = snapkv.votes(queries, keys, method, self.scale)
+        votes = votes_by_head(queries, keys, method, self.scale)
         kept = snapkv.keep(votes, method, self.ranks.gather_votes)
         request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")
 
@@ -85,3 +85,11 @@ class SparseMethods:
             self._decoder = Decoder(self.decode_executor, self.ranks, self.scale)
         keys, values = self._keys_values(call)
         self._decoder.run(call, spans, keys, values)
+
+
+def votes_by_head(queries: Tensor, keys: Tensor, method: Any, scale: float) -> Tensor:
+    """Votes [KV heads, L], one KV head at a time: the probabilities of all heads would fill gigabytes."""
+    group = queries.shape[1] // keys.shape[1]
+    heads = range(keys.shape[1])
+    votes = [snapkv.votes(queries[:, h * group : (h + 1) * group], keys[:, h : h + 1], method, scale) for h in heads]
+    return torch.cat(votes)

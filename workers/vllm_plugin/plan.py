@@ -8,7 +8,7 @@ row the treatment that it had the first time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers.vllm_plugin.requests import RequestState
 
@@ -25,6 +25,8 @@ class Span:
     num_tokens: int
     first_position: int
     """Position of that row in the sequence, 0-based."""
+    continues: bool = False
+    """A decode row alone in its step, right behind the previous decode row: page summaries need one key more."""
 
     @property
     def end_position(self) -> int:
@@ -100,7 +102,15 @@ def _place_decode(span: Span, dense: list[Span], decode: list[Span]) -> None:
     if method.is_decode_dense:
         dense.append(span.part(start, span.end_position))
     else:
-        decode.extend(span.part(p, p + 1) for p in range(start, span.end_position))
+        decode.extend(_decode_rows(span, start))
+
+
+def _decode_rows(span: Span, start: int) -> list[Span]:
+    """One span a row; notes in the request how far it has come."""
+    request, end = span.request, span.end_position
+    continues = end - start == 1 and request.decoded_until == start
+    request.decoded_until = end
+    return [replace(span.part(p, p + 1), continues=continues) for p in range(start, end)]
 
 
 def spans_of_step(

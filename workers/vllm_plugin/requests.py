@@ -77,8 +77,8 @@ class RequestState:
     """Layer name → last query rows of the prompt seen so far [rows, heads, head_size]; compression votes with them."""
     kept: dict[str, Any] = field(default_factory=dict)
     """Layer name → what is kept, once the prompt is complete."""
-    summaries: dict[str, int] = field(default_factory=dict)
-    """Layer name → tokens that its Quest page summaries have taken in."""
+    decoded_until: int = 0
+    """End of the last decode rows planned; 0 before the first."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Layer name → SparseK's scores of the cached tokens, float32 [KV heads, L]."""
 
@@ -95,5 +95,6 @@ class RequestState:
     def restart(self) -> None:
         """Forget everything derived from cache entries that the scheduler took away (preemption)."""
         self.num_restarts += 1
-        for derived in (self.window_queries, self.kept, self.summaries, self.scores):
+        self.decoded_until = 0
+        for derived in (self.window_queries, self.kept, self.scores):
             derived.clear()
