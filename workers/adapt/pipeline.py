@@ -13,6 +13,7 @@ from sparsekernels.sparsek.adapter import fingerprint_tensors, save_adapter
 from sparsekernels.sparsek.scorer import Source
 
 from workers.adapt.evaluate import HeldOut, evaluate
+from workers.adapt.slopes import choose_slopes
 from workers.adapt.text import TokenWindows, token_windows
 from workers.adapt.train import Recipe, train
 from workers.adapt.warm_start import warm_start
@@ -35,6 +36,8 @@ class Plan:
     num_held_out: int = 8
     num_warm_start: int = 8
     """Training windows that the ridge regression sees."""
+    num_slopes: int = 3
+    """Training windows that the choice of slopes sees."""
     source: Source = Source.VALUES_AND_KEY_PAIRS
     eval_batch: int = 1
 
@@ -87,7 +90,7 @@ def windows_of(plan: Plan, tokenizer: Any) -> TokenWindows:
 
 
 def adapt(model: Any, tokenizer: Any, plan: Plan, progress: Progress) -> Trained:
-    """Warm start, scorer-only training, adapter file, held-out table. Continues from a checkpoint in `plan.out`."""
+    """Warm start, training, slopes, adapter file, held-out table. Continues from a checkpoint in `plan.out`."""
     plan.out.mkdir(parents=True, exist_ok=True)
     progress.stage("reading text")
     windows = windows_of(plan, tokenizer)
@@ -102,12 +105,15 @@ def adapt(model: Any, tokenizer: Any, plan: Plan, progress: Progress) -> Trained
     losses = train(model, start.scorers, training, recipe, checkpoint=plan.out / "checkpoint.pt", progress=report)
     explained = float(start.explained.mean())
     facts = {"data": windows.description, "recipe": str(recipe), "warm_start_r2": round(explained, 4)}
+    progress.stage("choosing slopes by captured attention")
+    trained = start.scorers.to_adapter(fingerprint_tensors(model.state_dict()), facts)
+    adapter = choose_slopes(model, trained, training[: plan.num_slopes], recipe.budget)
     path = plan.out / ADAPTER_FILE
-    save_adapter(start.scorers.to_adapter(fingerprint_tensors(model.state_dict()), facts), path)
+    save_adapter(adapter, path)
     progress.stage("held-out losses", 8)
     table = evaluate(
         model,
-        start.scorers,
+        adapter,
         held_out,
         recipe.budget,
         recipe.gating,
