@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from orchestrator.domain.cutting import cut_campaign
 from orchestrator.domain.grid import Cell
+from orchestrator.domain.ordering import ShardCut
 from orchestrator.domain.states import CampaignState, ShardState, sources
 from orchestrator.errors import StoreError
 from orchestrator.store import events
@@ -80,6 +81,8 @@ class NewCampaign:
     """Key of `workers.factory`: which engine the workers load."""
     code_revision: str = ""
     settings: Settings = field(default_factory=Settings)
+    cuts: Sequence[ShardCut] | None = None
+    """The shards, when they were cut elsewhere; None: cut as the settings say."""
 
     @property
     def spec_hash(self) -> str:
@@ -151,13 +154,7 @@ def _cell_row(campaign_id: int, position: int, cell: Cell) -> dict[str, Any]:
 def _insert_shards(connection: sa.Connection, campaign_id: int, new: NewCampaign, ids: Sequence[int]) -> None:
     id_of = {cell.key: cell_id for cell, cell_id in zip(new.cells, ids, strict=True)}
     key_of = {cell.key: engine_key(cell.engine) for cell in new.cells}
-    cuts = cut_campaign(
-        new.cells,
-        samples_per_shard=new.settings.samples_per_shard,
-        target_seconds=new.settings.target_seconds,
-        gpu_type=new.settings.gpu_type,
-        paired=new.settings.paired,
-    )
+    cuts = _cut(new) if new.cuts is None else new.cuts
     rows = [
         {
             "campaign_id": campaign_id,
@@ -173,6 +170,16 @@ def _insert_shards(connection: sa.Connection, campaign_id: int, new: NewCampaign
     ]
     for start in range(0, len(rows), ROWS_A_STATEMENT):
         connection.execute(sa.insert(shards), rows[start : start + ROWS_A_STATEMENT])
+
+
+def _cut(new: NewCampaign) -> list[ShardCut]:
+    return cut_campaign(
+        new.cells,
+        samples_per_shard=new.settings.samples_per_shard,
+        target_seconds=new.settings.target_seconds,
+        gpu_type=new.settings.gpu_type,
+        paired=new.settings.paired,
+    )
 
 
 def take_over(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from math import ceil, exp
 from pathlib import Path
 
-from orchestrator.domain.campaign_cost import CampaignCost, EngineKind
+from orchestrator.domain.campaign_cost import CampaignCost, EngineKind, engine_key
 from orchestrator.domain.fleet import Fleet
 from orchestrator.domain.grid import Cell
+from orchestrator.domain.ordering import cut_shards
 from orchestrator.scheduler.loop import CampaignLoop
 from orchestrator.scheduler.settings import LoopSettings
 from orchestrator.scheduler.simulation.baselines import BASELINES, BaselineResult, Work
@@ -19,7 +20,7 @@ from orchestrator.scheduler.simulation.faults import FaultTrace, draw_faults, lo
 from orchestrator.scheduler.simulation.sim_clock import SimClock
 from orchestrator.scheduler.simulation.sim_pool import Account, SimPool
 from orchestrator.scheduler.simulation.sim_worker import SampleTime
-from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign, take_over
+from orchestrator.store.campaigns import NewCampaign, create_campaign, take_over
 from orchestrator.store.plan import load_plan
 from orchestrator.store.session import Store, open_store
 from workers.engine import EngineSpec
@@ -41,8 +42,8 @@ class Scenario:
     seed: int = 0
     fold: int = 10
     """Samples that are simulated as one; what a lost node throws away is coarser by this."""
-    step_seconds: float = 60.0
-    """Time between two rounds of the loop, at most."""
+    step_seconds: float | None = None
+    """Time between two rounds of the loop, at most; None: a thousandth of the campaign, 5 to 120 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +85,14 @@ class Simulation:
     def __init__(self, cells: Sequence[Cell], fleet: Fleet, scenario: Scenario, *, shard_samples: int | None = None):
         """Raises ModelError for a model of unknown shape."""
         self._scenario, self._fleet = scenario, fleet
-        folded = [replace(cell, num_samples=ceil(cell.num_samples / scenario.fold)) for cell in cells]
-        self._cells = {cell.key: cell for cell in folded}
+        self._shard_samples = ceil(shard_samples / scenario.fold) if shard_samples else None
+        self.num_shards = 0
+        self._cells = {cell.key: _fold(cell, scenario.fold) for cell in cells}
         self._cost = CampaignCost(cells, fleet.groups[0].gpu)
+        self._weight = {cell.key: cell.num_samples / self._cells[cell.key].num_samples for cell in cells}
         rng = random.Random(scenario.seed)
         self._truth = {
-            cell.key: self._cost.seconds(cell)
-            * cell.num_samples
-            / self._cells[cell.key].num_samples
-            * exp(rng.gauss(0.0, scenario.noise) - scenario.noise**2 / 2)
+            cell.key: self._predicted(cell) * exp(rng.gauss(0.0, scenario.noise) - scenario.noise**2 / 2)
             for cell in cells
         }
         self._nodes = fleet.nodes()
@@ -100,6 +100,7 @@ class Simulation:
             self._truth[c.key] * c.num_samples * c.engine.tensor_parallel for c in self._cells.values()
         )
         ideal = self.useful_gpu_seconds / fleet.num_gpus
+        self._step = scenario.step_seconds or min(120.0, max(5.0, ideal / 1000))
         mtbf, away = scenario.mtbf_seconds, scenario.away_seconds
         self._trace: FaultTrace = draw_faults(
             self._nodes, mtbf_seconds=mtbf, away_seconds=away, horizon_seconds=5 * ideal + 3600, seed=scenario.seed
@@ -120,7 +121,7 @@ class Simulation:
             offered_gpu_seconds=self._offered(clock.now),
             account=pool.account,
             least_loads=self._least_loads(bound) + pool.account.num_forced,
-            num_shards=0,
+            num_shards=self.num_shards,
             num_rounds=rounds,
         )
 
@@ -136,14 +137,15 @@ class Simulation:
             clock,
             time_of=self._time_of,
             load_seconds=self._load_seconds,
-            step_seconds=self._scenario.step_seconds,
+            step_seconds=self._step,
         )
 
     def _drive(self, store: Store, clock: SimClock, pool: SimPool) -> int:
-        campaign = NewCampaign(
-            name="simulation", cells=list(self._cells.values()), spec={}, engine_name="simulated", settings=Settings()
-        )
+        cells = list(self._cells.values())
+        cuts = cut_shards(cells, self._predicted, shard_samples=self._shard_samples)
+        campaign = NewCampaign(name="simulation", cells=cells, spec={}, engine_name="simulated", cuts=cuts)
         create_campaign(store, campaign)
+        self.num_shards = len(cuts)
         fence = take_over(store, "simulation", "simulation", ttl_seconds=1e9)
         loop = CampaignLoop(store, fence, load_plan(store, fence), pool, self._settings(), clock)
         loop.start()
@@ -154,9 +156,8 @@ class Simulation:
         return rounds
 
     def _settings(self) -> LoopSettings:
-        step = self._scenario.step_seconds
         return LoopSettings(
-            tick_seconds=0.0, look_seconds=0.0, lease_seconds=20 * step, record_seconds=3600.0, canary_seconds=0.0
+            tick_seconds=0.0, look_seconds=0.0, lease_seconds=20 * self._step, record_seconds=3600.0, canary_seconds=0.0
         )
 
     def _time_of(self, order: ShardOrder) -> SampleTime:
@@ -165,12 +166,15 @@ class Simulation:
         folded = kind.in_flight(cell.length_tokens) / self._scenario.fold
         return SampleTime(self._truth[cell.key], max(1.0, folded))
 
+    def _predicted(self, cell: Cell) -> float:
+        """Engine seconds that the scheduler expects of one folded sample."""
+        return self._cost.seconds(cell) * self._weight[cell.key]
+
     def _kind(self, cell: Cell) -> EngineKind:
         return self._cost.engine_of(cell)
 
     def _load_seconds(self, engine: EngineSpec) -> float:
-        found = next(kind for kind in self._cost.engines.values() if kind.engine == engine)
-        return found.load_seconds * self._scenario.load_scale
+        return self._cost.engines[engine_key(engine)].load_seconds * self._scenario.load_scale
 
     def _offered(self, until: float) -> float:
         away = sum(min(o.end, until) - o.start for o in self._trace.outages if o.start < until)
@@ -195,3 +199,10 @@ class Simulation:
             load_seconds=kind.load_seconds * self._scenario.load_scale,
             in_flight_seconds=seconds * folded / 2,
         )
+
+
+def _fold(cell: Cell, fold: int) -> Cell:
+    """The cell with `fold` samples in one, and as many fewer of them in flight."""
+    in_flight = max(1, ceil(cell.engine.max_in_flight / fold))
+    engine = replace(cell.engine, max_in_flight=in_flight)
+    return replace(cell, num_samples=ceil(cell.num_samples / fold), engine=engine)

@@ -1,0 +1,250 @@
+"""What the control plane costs: the production loop, real Ray actors, the real store, engines that do nothing.
+
+    PYTHONPATH=.:kernels python benchmarks/control_plane.py [--samples 1000000] [--workers 64] [--store both]
+
+Prints, for SQLite and for a PostgreSQL server that it starts itself: orchestrator time and CPU per sample (p50 over
+rounds), its CPU and memory, the samples a second, and how long a resume takes to plan with half of the work done.
+Everything shares this machine's cores, workers included, so samples a second is a lower bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+
+from orchestrator.domain.grid import Cell  # noqa: E402
+from orchestrator.domain.placement import Node  # noqa: E402
+from orchestrator.scheduler.campaign import take_campaign  # noqa: E402
+from orchestrator.scheduler.loop import CampaignLoop  # noqa: E402
+from orchestrator.scheduler.pool import Gone, WorkerPool  # noqa: E402
+from orchestrator.scheduler.ray_pool import RayPool  # noqa: E402
+from orchestrator.scheduler.settings import LoopSettings  # noqa: E402
+from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign  # noqa: E402
+from orchestrator.store.plan import load_plan, remaining  # noqa: E402
+from orchestrator.store.session import Store, open_store  # noqa: E402
+from workers.engine import EngineSpec  # noqa: E402
+from workers.exchange import WorkerMessage, WorkerReport, WorkerStart  # noqa: E402
+from workers.protocol import TaskOrder  # noqa: E402
+
+NAME = "control-plane"
+SAMPLES_A_CELL = 100
+
+
+@dataclass
+class TimedPool:
+    """A pool that adds up how long the loop waited in it."""
+
+    inner: WorkerPool
+    waited: float = 0.0
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.inner.name
+
+    def room(self, engine: EngineSpec) -> int:
+        return self.inner.room(engine)
+
+    def nodes(self) -> Sequence[Node]:
+        return self.inner.nodes()
+
+    def start(self, start: WorkerStart) -> None:
+        self.inner.start(start)
+
+    def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
+        return self.inner.adopt(wanted)
+
+    def free(self) -> set[str]:
+        return self.inner.free()
+
+    def leaving(self) -> Mapping[str, float]:
+        return self.inner.leaving()
+
+    def stop(self, names: Collection[str]) -> None:
+        self.inner.stop(names)
+
+    def close(self, *, keep_workers: bool = False) -> None:
+        self.inner.close(keep_workers=keep_workers)
+
+    def exchange(
+        self, messages: Mapping[str, WorkerMessage], timeout_seconds: float
+    ) -> Mapping[str, WorkerReport | Gone]:
+        before, cpu = time.monotonic(), time.thread_time()
+        answers = self.inner.exchange(messages, timeout_seconds)
+        self.waited += time.monotonic() - before - (time.thread_time() - cpu)
+        return answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One run on one store."""
+
+    store: str
+    samples: int
+    workers: int
+    start_seconds: float
+    """Until every worker had reported itself ready."""
+    run_seconds: float
+    samples_per_second: float
+    milliseconds_per_sample_p50: float
+    """Wall clock of a round outside of its waits, over the records (samples and ends of shards) that it wrote."""
+    cpu_milliseconds_per_sample_p50: float
+    orchestrator_cores: float
+    orchestrator_peak_mib: float
+    resume_seconds: float
+    """Taking the half-done campaign over and knowing what is left, in a new connection."""
+    store_mib: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--store", choices=("sqlite", "postgresql", "both"), default="both")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", file=sys.stderr)
+    kinds = ("sqlite", "postgresql") if arguments.store == "both" else (arguments.store,)
+    found = [measure(kind, arguments.samples, arguments.workers) for kind in kinds]
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in found], indent=1))
+        return
+    for row in found:
+        for key, value in asdict(row).items():
+            print(f"{key:34} {value:,.3f}" if isinstance(value, float) else f"{key:34} {value}")
+        print()
+
+
+def measure(kind: str, num_samples: int, num_workers: int) -> Measured:
+    with store_url(kind) as url, open_store(url) as store:
+        cells = make_cells(num_samples)
+        create_campaign(
+            store,
+            NewCampaign(name=NAME, cells=cells, spec={}, engine_name="fake", settings=Settings(samples_per_shard=100)),
+        )
+        total = sum(cell.num_samples for cell in cells)
+        pool = TimedPool(RayPool(num_workers, cpus_per_worker=0.01))
+        try:
+            return _run(kind, url, store, pool, total, num_workers)
+        finally:
+            pool.close()
+
+
+def make_cells(num_samples: int) -> list[Cell]:
+    engine = EngineSpec(model="none", max_model_len=128, max_in_flight=64)
+    return [
+        Cell(
+            key=f"cell-{position}",
+            model_name="none",
+            engine=engine,
+            task=TaskOrder(name="synthetic", version=1, parameters={}),
+            task_label="synthetic",
+            length_tokens=32,
+            seed=position,
+            num_samples=SAMPLES_A_CELL,
+            max_output_tokens=16,
+        )
+        for position in range(-(-num_samples // SAMPLES_A_CELL))
+    ]
+
+
+def _run(kind: str, url: str, store: Store, pool: TimedPool, total: int, num_workers: int) -> Measured:
+    settings = LoopSettings(canary_seconds=0.0, lease_seconds=600.0)
+    fence = take_campaign(store, NAME, settings)
+    loop = CampaignLoop(store, fence, load_plan(store, fence), pool, settings)
+    loop.start()
+    began = time.monotonic()
+    start_seconds = resume_seconds = 0.0
+    wall, cpu = [], []
+    cpu_before, done = _cpu_seconds(), 0
+    going = True
+    while going:
+        waited, clock, thread = pool.waited, time.monotonic(), time.thread_time()
+        going = loop.tick()
+        busy = time.monotonic() - clock - (pool.waited - waited)
+        recorded = sum(member.acknowledged for member in loop.members) - done
+        if recorded > 0:
+            wall.append(busy / recorded)
+            cpu.append((time.thread_time() - thread) / recorded)
+            done += recorded
+        if not start_seconds and sum(m.is_up for m in loop.members) == num_workers:
+            start_seconds = time.monotonic() - began
+        if not resume_seconds and done >= total / 2:
+            resume_seconds = resume(url)
+    run_seconds = time.monotonic() - began
+    return Measured(
+        store=kind,
+        samples=total,
+        workers=num_workers,
+        start_seconds=start_seconds,
+        run_seconds=run_seconds,
+        samples_per_second=total / run_seconds,
+        milliseconds_per_sample_p50=1000 * statistics.median(wall),
+        cpu_milliseconds_per_sample_p50=1000 * statistics.median(cpu),
+        orchestrator_cores=(_cpu_seconds() - cpu_before) / run_seconds,
+        orchestrator_peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        resume_seconds=resume_seconds,
+        store_mib=_store_mib(store),
+    )
+
+
+def resume(url: str) -> float:
+    """What a new orchestrator does before its first order, short of taking the campaign away from this one."""
+    began = time.monotonic()
+    with open_store(url, create=False) as store, store.read() as connection:
+        from orchestrator.store.campaigns import Fence
+        from orchestrator.store.plan import open_of_workers
+        from orchestrator.store.views import find_campaign
+
+        campaign_id = find_campaign(connection, NAME)
+        load_plan(store, Fence(campaign_id, 0))
+        remaining(connection, campaign_id)
+        open_of_workers(connection, campaign_id)
+    return time.monotonic() - began
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _store_mib(store: Store) -> float:
+    from orchestrator.store.dialect import database_bytes
+
+    with store.read() as connection:
+        return database_bytes(connection) / 2**20
+
+
+@contextmanager
+def store_url(kind: str) -> Iterator[str]:
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{folder}/store"
+        return
+    from orchestrator.scheduler.chaos.postgres import PostgresServer
+
+    server: Any = PostgresServer()
+    try:
+        yield server.database()
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()
