@@ -116,8 +116,10 @@ def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, Virtua
 
 
 def list_page(cache: VirtualCache, page_size: int) -> int:
-    """The largest page size that divides `page_size` and whose pages are contiguous in the cache."""
-    return page_size if cache.keys.shape[0] == 1 else math.gcd(page_size, cache.cache_page)
+    """The largest page size that divides `page_size`, is contiguous in the cache and no larger than it."""
+    if cache.keys.shape[0] > 1:
+        return math.gcd(page_size, cache.cache_page)
+    return min(page_size, 1 << (cache.cache_page.bit_length() - 1))
 
 
 def _block_sparse(q: Tensor, cache: VirtualCache, method: BlockSparse, length: int, executor: Executor) -> Plan:

@@ -80,7 +80,7 @@ def _measure_inputs(x: Inputs, length: int, kind: str, targets: list[float], *, 
                 call = partial(sparse_prefill, x.q, kv, method, length=length, row_block=ROW_BLOCK, out=out)
                 total = back_to_back_ms(partial(call, executor=executor))
                 yield PrefillCost(executor=executor, total_ms=total, index_ms=index, **common)
-            if flex and isinstance(method, BlockSparse) and method.block_size == ROW_BLOCK:
+            if flex and kind == "random" and isinstance(method, BlockSparse) and method.block_size == ROW_BLOCK:
                 total = _flex_attention_ms(x, method, length)
                 yield PrefillCost(executor="flex_attention", total_ms=total, index_ms=0.0, **common)
 

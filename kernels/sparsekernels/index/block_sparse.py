@@ -65,13 +65,12 @@ def _best_blocks(
     x = tl.load(scores + line * num_blocks + block, mask=allowed, other=0.0)
     forced = (block < sinks) | (block >= own - local)
     key = tl.where(forced, 0x7FFFFFFF, tl.minimum(ordered_bits(x), 0x7FFFFFFE))
-    chosen = select_top(key, allowed, tl.minimum(top, limit))
-    rank = tl.cumsum(chosen.to(tl.int32), 0)
+    chosen, rank = select_top(key, allowed, tl.minimum(top, limit))
     shift = ((first_head + local_head) // group * head_units).to(tl.int32)
     for part in tl.static_range(PARTS):
         unit = tl.load(units + block * PARTS + part, mask=chosen & (block * PARTS + part < num_units), other=0)
         tl.store(table + line * width + (rank - 1) * PARTS + part, unit + shift, mask=chosen)
-    count = tl.sum(chosen.to(tl.int32), 0)
+    count = tl.minimum(top, limit)
     tl.store(lengths + line, (count - 1) * KEYS + stop - (limit - 1) * KEYS)
 
 

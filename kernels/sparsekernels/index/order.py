@@ -18,7 +18,10 @@ def ordered_bits(x):
 
 @triton.jit
 def select_top(key, valid, want):
-    """bool: the `want` (≥ 0) largest valid keys of a vector of int32 keys, ties to the lower index."""
+    """The `want` (≥ 0) largest valid keys of a vector of int32 keys, ties to the lower index: bool, and int32 rank.
+
+    The rank of a selected key is how many selected ones there are up to it.
+    """
     key = tl.minimum(tl.maximum(key, -0x7FFFFFFC), 0x7FFFFFFC)
     key = tl.where(valid, key, -0x7FFFFFFE)
     low = tl.min(tl.where(valid, key, 0x7FFFFFFC), 0)
@@ -62,8 +65,13 @@ def select_top(key, valid, want):
         else:
             high = one
             above = at_one
+    # One scan counts the sure ones and the tied ones, in the two halves of a word.
+    sure = valid & (key >= high)
     equal = (key == low) & (key < high)
-    return (valid & (key >= high)) | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= want - above))
+    scan = tl.cumsum(sure.to(tl.int64) + (equal.to(tl.int64) << 32), 0)
+    ties = (scan >> 32).to(tl.int32)
+    chosen = sure | (equal & (ties <= want - above))
+    return chosen, (scan & 0xFFFFFFFF).to(tl.int32) + tl.minimum(ties, tl.maximum(want - above, 0))
 
 
 @triton.jit

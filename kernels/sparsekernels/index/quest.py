@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.launch import launch_options, wait_and_release
 from sparsekernels.index.order import ordered_bits, select_top
 from sparsekernels.methods.quest import PageLists
 
@@ -29,7 +30,9 @@ def _bounds(
     q, store, block_table, seq_lens, scores, stride_qb, stride_qh, stride_bt, num_pages,
     D: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SHARE: tl.constexpr,
     PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, TILES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    wait_and_release(EARLY)
     part, row = tl.program_id(0), tl.program_id(1)
     batch, head = row // KV_HEADS, row % KV_HEADS
     current = (tl.load(seq_lens + batch) - 1) // PAGE
@@ -65,6 +68,7 @@ def _bounds(
 def _rank_pages(
     scores, block_table, seq_lens, budgets, table, counts, lengths, stride_bt, num_pages, width,
     HEADS: tl.constexpr, PAGE: tl.constexpr, RATIO: tl.constexpr, PAGES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     line = tl.program_id(0).to(tl.int64)
     batch = line // HEADS
@@ -73,12 +77,15 @@ def _rank_pages(
     page = tl.arange(0, PAGES)
     valid = page < current
     block = tl.load(block_table + batch * stride_bt + page // RATIO, mask=page <= current, other=0)
+    want = tl.load(budgets + batch) // PAGE
+    # What is read above is older than the kernel before this one.
+    wait_and_release(EARLY)
     key = ordered_bits(tl.load(scores + line * num_pages + page, mask=valid, other=0.0))
-    own = (page == current) & (page < seq_len)
-    chosen = select_top(key, valid, tl.load(budgets + batch) // PAGE) | own
-    rank = tl.cumsum(chosen.to(tl.int32), 0)
-    tl.store(table + line * width + rank - 1, block * RATIO + page % RATIO, mask=chosen & (rank <= width))
-    count = tl.sum(chosen.to(tl.int32), 0)
+    chosen, rank = select_top(key, valid, want)
+    physical = block * RATIO + page % RATIO
+    tl.store(table + line * width + rank - 1, physical, mask=chosen & (rank <= width))
+    count = tl.minimum(tl.minimum(want, current) + 1, seq_len)
+    tl.store(table + line * width + count - 1 + page * 0, physical, mask=(page == current) & (page < seq_len))
     tl.store(counts + line, count)
     tl.store(lengths + line, tl.where(seq_len > 0, (count - 1) * PAGE + seq_len - current * PAGE, 0))
 
@@ -111,12 +118,13 @@ def select(
     _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](
         q, store, block_table, seq_lens, scores, q.stride(0), q.stride(1), block_table.stride(0), num_pages,
         D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share_pages,
-        PAGE=page_size, RATIO=ratio, CHUNK=CHUNK, TILES=TILES, num_warps=4, num_stages=STAGES,
+        PAGE=page_size, RATIO=ratio, CHUNK=CHUNK, TILES=TILES, num_warps=4, num_stages=STAGES, **launch_options(),
     )  # fmt: skip
     pages = triton.next_power_of_2(max(num_pages, 2))
     _rank_pages[(batch * list_heads,)](
         scores, block_table, seq_lens, budgets, table, counts, lengths, block_table.stride(0), num_pages, width,
-        HEADS=list_heads, PAGE=page_size, RATIO=ratio, PAGES=pages, num_warps=min(16, max(4, pages // KEYS_PER_WARP)),
+        HEADS=list_heads, PAGE=page_size, RATIO=ratio, PAGES=pages,
+        num_warps=min(16, max(4, pages // KEYS_PER_WARP)), **launch_options(),
     )  # fmt: skip
     return PageLists(table, counts, lengths, page_size)
 

@@ -1,0 +1,130 @@
+"""The compiled kernels on a real GPU: parity at odd shapes, bit equality with dense, capture in a CUDA graph."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.gpu
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+from sparsekernels import decode, fused_decode
+from sparsekernels.attend import flash
+from sparsekernels.bench import command, parity
+from sparsekernels.bench.inputs import clustered_inputs, random_inputs
+from sparsekernels.index.estimate import estimate_sums
+from sparsekernels.kvcache import contiguous
+from sparsekernels.methods import estimate, quest
+from sparsekernels.parameters import BlockSparse, VerticalSlash
+from sparsekernels.prefill import PrefillMethod, sparse_prefill
+from sparsekernels.virtual import virtual_cache
+
+CHECKS = command.parity_checks("all")
+VS = VerticalSlash(vertical_size=40, slash_size=70, window=100)
+BLOCKS = BlockSparse(top_blocks=12, row_block=128)
+
+
+@pytest.mark.parametrize("check", [c for _, c in CHECKS], ids=[name for name, _ in CHECKS])
+def test_parity_as_the_benchmark_checks_it(check: object) -> None:
+    check()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("d", "dtype"), list(product([64, 128, 256], [torch.bfloat16, torch.float16])))
+@pytest.mark.parametrize("method", [VS, BLOCKS], ids=lambda m: m.name)
+@pytest.mark.parametrize("executor", ["flash", "triton"])
+def test_head_sizes_and_dtypes(method: PrefillMethod, executor: str, d: int, dtype: torch.dtype) -> None:
+    parity.check_prefill(
+        method, executor, num_queries=200, length=513, heads=(6, 2, d), device="cuda", dtype=dtype, page=16
+    )
+
+
+@pytest.mark.parametrize("length", [15, 16, 63, 64, 65, 127, 128, 1000])
+@pytest.mark.parametrize("method", [VS, BLOCKS], ids=lambda m: m.name)
+@pytest.mark.parametrize("clustered", [True, False])
+def test_odd_lengths(method: PrefillMethod, length: int, clustered: bool) -> None:
+    parity.check_prefill(
+        method, "flash", num_queries=length, length=length, heads=(8, 2, 128), device="cuda", dtype=torch.bfloat16,
+        clustered=clustered, page=32,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 129, 1000, 4096])
+def test_everything_selected_is_dense_bit_for_bit(length: int) -> None:
+    q, k, v = random_inputs(length, (8, 2, 128), 1)
+    kv, dense = contiguous(k, v), torch.empty_like(q)
+    flash.dense_prefill(q, virtual_cache(kv), length, 128**-0.5, dense)
+    for method in (
+        VerticalSlash(vertical_size=max(4, length), slash_size=64),
+        VerticalSlash(vertical_size=4, slash_size=length + 64),
+        BlockSparse(top_blocks=length + 12, row_block=128),
+        BlockSparse(top_blocks=length + 12, row_block=128, block_size=128),
+    ):
+        result = sparse_prefill(q, kv, method, length=length, executor="flash")
+        assert float(result.density()) == 1.0
+        assert torch.equal(result.out, dense), method
+
+
+def test_estimated_sums_are_right_and_repeatable() -> None:
+    q, k, _ = clustered_inputs(5000, (8, 2, 128), 3)
+    cache = virtual_cache(contiguous(k, k))
+    first, second = (estimate_sums(q, cache, 5000, 256, 128**-0.5) for _ in range(2))
+    assert torch.equal(first.both, second.both)
+    expected = estimate.window_probabilities(q, k, 256)
+    assert torch.allclose(first.columns, estimate.column_sums(expected), atol=1e-4)
+    assert torch.allclose(first.diagonals, estimate.diagonal_sums(expected), atol=1e-4)
+
+
+def test_quest_in_a_cuda_graph_follows_its_inputs() -> None:
+    lengths = [1000, 333, 64]
+    kv, seq_lens = parity.random_cache(lengths, (8, 2, 128), 16, "cuda", torch.bfloat16)
+    store = quest.new_store(kv.keys.shape[0], 16, 16, kv.keys)
+    for row, length in zip(kv.block_table, lengths, strict=True):
+        quest.build_summaries(store, kv.keys, row, length, 16)
+    budgets = torch.tensor([128, 64, 64], dtype=torch.int32, device="cuda")
+    q = torch.randn(3, 8, 128, device="cuda", dtype=torch.bfloat16)
+
+    def step() -> torch.Tensor:
+        lists = fused_decode.select(
+            q, store, kv.block_table, seq_lens, budgets, page_size=16, cache_page=16, max_budget=128
+        )
+        return decode.attend_pages(q, kv, lists, executor="triton")
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in range(5):
+        q.copy_(torch.randn(q.shape, generator=torch.Generator().manual_seed(seed)))
+        seq_lens.sub_(seed)
+        graph.replay()
+        graph.replay()
+        assert torch.equal(captured, step())
+
+
+@pytest.mark.parametrize("length", [17, 640, 3000])
+def test_a_budget_over_the_length_is_dense_decode_bit_for_bit_on_flash(length: int) -> None:
+    kv, seq_lens = parity.random_cache([length, length - 3], (8, 2, 128), 16, "cuda", torch.bfloat16)
+    store = quest.new_store(kv.keys.shape[0], 16, 16, kv.keys)
+    for row, n in zip(kv.block_table, (length, length - 3), strict=True):
+        quest.build_summaries(store, kv.keys, row, n, 16)
+    q = torch.randn(2, 8, 128, device="cuda", dtype=torch.bfloat16)
+    budget = -(-length // 16) * 16 + 16
+    lists = fused_decode.select(
+        q, store, kv.block_table, seq_lens, torch.full_like(seq_lens, budget), page_size=16, cache_page=16,
+        max_budget=budget,
+    )  # fmt: skip
+    cache, out, dense = virtual_cache(kv), torch.empty_like(q), torch.empty_like(q)
+    flash.attend_decode(
+        q, cache, fused_decode.page_units(cache, lists), max_tokens=length, scale=128**-0.5, out=out, num_splits=1
+    )
+    flash.varlen(
+        q, kv.keys, kv.values, cu_seqlens_q=torch.arange(3, dtype=torch.int32, device="cuda"), max_seqlen_q=1,
+        seqused_k=seq_lens, max_seqlen_k=length, block_table=kv.block_table, causal=True, out=dense, num_splits=1,
+    )  # fmt: skip
+    assert torch.equal(out, dense)
