@@ -7,7 +7,6 @@ from itertools import product
 import pytest
 import torch
 
-pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
@@ -22,6 +21,7 @@ from sparsekernels.parameters import BlockSparse, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, sparse_prefill
 from sparsekernels.virtual import virtual_cache
 
+pytestmark = pytest.mark.gpu
 CHECKS = command.parity_checks("all")
 VS = VerticalSlash(vertical_size=40, slash_size=70, window=100)
 BLOCKS = BlockSparse(top_blocks=12, row_block=128)
