@@ -79,7 +79,8 @@ def run(engine: VllmEngine, requests: list[GenerationRequest]) -> dict[str, Gene
     return done
 
 
-def test_tokens_equal_the_reference_in_a_mixed_batch(model: tuple[Path, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_tokens_equal_the_reference_in_a_mixed_batch(model: tuple[Path, Any], tmp_path: Path, ranks: int) -> None:
     folder, built = model
     path, foreign = tmp_path / "adapter.safetensors", tmp_path / "foreign.safetensors"
     adapter = make_adapter(built, path)
@@ -89,7 +90,12 @@ def test_tokens_equal_the_reference_in_a_mixed_batch(model: tuple[Path, Any], tm
     method = {"prefill": {"name": "sparsek", "adapter": str(path), "slots": SLOTS}}
     engine = VllmEngine(
         EngineSpec(
-            model=str(folder), dtype="float32", max_model_len=256, kv_cache_gib=0.1, options={"ignore_eos": True}
+            model=str(folder),
+            dtype="float32",
+            max_model_len=256,
+            kv_cache_gib=0.1,
+            tensor_parallel=ranks,
+            options={"ignore_eos": True},
         )
     )
     try:
