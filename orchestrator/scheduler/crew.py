@@ -68,8 +68,11 @@ class Crew:
     ) -> list[Member]:
         """Register the workers that the free GPUs of `nodes` should get."""
         barred = {key for key in self._plan.engines if self._may_not_start(key)}
-        chosen = self._hiring.choose(nodes, left, self.members.values(), barred)
-        return [self.hire(connection, grip, placement.key, placement.nodes[0]) for placement in chosen]
+        hired: list[Member] = []
+        for chosen in self._hiring.choose(nodes, left, self.members.values(), barred):
+            if len(hired) < self._room(chosen.key):
+                hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0]))
+        return hired
 
     def welcome(self, member: Member) -> None:
         """Start a registered worker."""

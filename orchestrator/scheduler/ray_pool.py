@@ -9,19 +9,23 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from orchestrator.domain.placement import Node
 from orchestrator.errors import UserError
 from orchestrator.scheduler.pool import Gone
+from orchestrator.scheduler.ray_nodes import gpu_nodes, pin
 from workers.actor import WorkerActor
 from workers.engine import EngineSpec
-from workers.exchange import WorkerMessage, WorkerReport, WorkerStart
+from workers.exchange import StaleOrchestrator, WorkerMessage, WorkerReport, WorkerStart
 
 NAMESPACE = "frontier"
 _DRAIN_POLL_SECONDS = 2.0
 _DEFAULT_NOTICE_SECONDS = 30.0
+_ID = 12
+"""Digits of a node's id that are kept."""
 _PASSED_ON = ("VLLM_", "HF_", "OMP_", "FRONTIER_", "TOKENIZERS_", "TORCH", "CUDA_VISIBLE")
 
 
@@ -65,6 +69,8 @@ class RayPool:
         self._under_way: dict[str, Any] = {}
         self._places: dict[str, str] = {}
         self._draining: dict[str, float] = {}
+        self._pinned: dict[str, tuple[str, int]] = {}
+        """The node that was chosen for each engine, and its GPUs."""
         self._asked_at = float("-inf")
 
     def _connect(self, address: str | None) -> None:
@@ -90,7 +96,13 @@ class RayPool:
         return max(0, min(limits))
 
     def nodes(self) -> Sequence[Node]:
-        return ()
+        """The hosts with GPUs; none when engines run on CPUs, or when the workers are full in number."""
+        if not self._use_gpus or len(self._actors) >= self._num_workers:
+            return ()
+        own: Counter[str] = Counter()
+        for node, gpus in self._pinned.values():
+            own[node] += gpus
+        return gpu_nodes(self._ray, own, self._draining)
 
     def start(self, start: WorkerStart) -> None:
         environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON) and not self._use_gpus}
@@ -101,7 +113,9 @@ class RayPool:
             max_concurrency=4,
             num_cpus=self._cpus,
             num_gpus=start.engine.tensor_parallel if self._use_gpus else 0,
+            **pin(start.node),
         )
+        self._pinned[start.name] = (start.node, start.engine.tensor_parallel)
         self._actors[start.name] = actor.remote(start, environment)
 
     def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
@@ -138,8 +152,10 @@ class RayPool:
             preempted = bool(getattr(error, "preempted", False)) or self._places.get(name) in self._draining
             return Gone(_one_line(error), preempted)
         except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error, StaleOrchestrator):
+                raise
             return Gone(_one_line(error))
-        self._places[name] = report.node
+        self._places[name] = report.node.rsplit(":", 1)[-1]
         return report
 
     def leaving(self) -> Mapping[str, float]:
@@ -147,7 +163,7 @@ class RayPool:
         now = time.time()
         if now - self._asked_at >= _DRAIN_POLL_SECONDS:
             self._asked_at = now
-            self._draining = {_place(node): until / 1000 for node, until in _draining_nodes().items()}
+            self._draining = {node[:_ID]: until / 1000 for node, until in _draining_nodes().items()}
         return {
             name: max(0.0, self._draining[place] - now) if self._draining[place] > 0 else _DEFAULT_NOTICE_SECONDS
             for name, place in self._places.items()
@@ -159,6 +175,7 @@ class RayPool:
             actor = self._actors.pop(name, None)
             self._under_way.pop(name, None)
             self._places.pop(name, None)
+            self._pinned.pop(name, None)
             if actor is not None:
                 self._kill(actor)
 
@@ -176,7 +193,7 @@ class RayPool:
 
 
 def _place(node_id: str) -> str:
-    return f"{socket.gethostname()}:{node_id[:12]}"
+    return f"{socket.gethostname()}:{node_id[:_ID]}"
 
 
 def _draining_nodes() -> dict[str, int]:
