@@ -1,4 +1,4 @@
-"""Seconds and memory of a report on a synthetic full-size campaign: 9 tasks, 4 models, 4 lengths, 7 methods, 10 budgets.
+"""Seconds and memory of a report on a synthetic full-size campaign: 9 tasks, 4 models, 4 lengths, 7 methods, 10 levels.
 
     python benchmarks/analysis_report.py --out /tmp/report
 

@@ -63,7 +63,7 @@ def _operations(findings: Findings, methods: list[str], tasks: list[str]) -> Ite
     if findings.speed["ttft_speedup"].notna().any():
         yield Drawing(
             "speed",
-            "Measured speed-up over dense; times include queueing, so they compare methods under the same load.",
+            "Measured speed-up over dense, median over models and lengths; times include queueing.",
             lambda: operations.measured_speed(findings.speed, methods),
         )
 
@@ -88,7 +88,7 @@ def _quality(findings: Findings, methods: list[str], tasks: list[str], by_model:
             )
     yield Drawing(
         "admissible",
-        "Largest admissible compression, mean over models. “–”: no statement, the dense score is too near to chance.",
+        "Largest admissible compression, mean over models. “–”: no statement (no data yet, or dense near chance).",
         lambda: admissible.admissible_map(findings.admissible, tasks, compared),
     )
     yield Drawing(

@@ -12,8 +12,8 @@ import pandas as pd
 CSS = """
 :root { --ink:#1d2330; --soft:#5a6475; --line:#d9dee7; --back:#f6f7f9; --accent:#0072b2; --warn:#8a3b00; }
 * { box-sizing:border-box; }
-body { margin:0; color:var(--ink); background:var(--back); font:15px/1.5 "DejaVu
-  Sans",Verdana,Arial,sans-serif; }
+body { margin:0; color:var(--ink); background:var(--back);
+  font:15px/1.5 "DejaVu Sans",Verdana,Arial,sans-serif; }
 header { background:#fff; border-bottom:1px solid var(--line); padding:1.6rem 2rem 1.1rem; }
 h1 { margin:0 0 .2rem; font-size:1.7rem; } h2 { margin:0 0 .4rem; font-size:1.25rem; } h3 { font-size:1rem;
   margin:1.2rem 0 .3rem; }
@@ -133,12 +133,13 @@ def quoted(text: str, limit: int = 2000) -> str:
     return f"<pre>{escape(text[:limit])}{'…' if len(text) > limit else ''}</pre>"
 
 
-def tabs(group: str, panels: Mapping[str, str]) -> str:
-    """Panels of which one is seen at a time, switched by radio buttons and CSS alone."""
+def tabs(group: str, panels: Mapping[str, str], *, opened: int | None = None) -> str:
+    """Panels of which one is seen at a time (first `opened`, else the last), switched by radio buttons and CSS."""
     inputs, bodies, rules = [], [], []
+    first = len(panels) - 1 if opened is None else opened
     for number, (label, body) in enumerate(panels.items()):
         key = f"{group}-{number}"
-        checked = " checked" if number == len(panels) - 1 else ""
+        checked = " checked" if number == first else ""
         inputs.append(
             f'<input type="radio" name="{group}" id="{key}"{checked}><label for="{key}">{escape(label)}</label>'
         )

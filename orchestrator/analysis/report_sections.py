@@ -149,7 +149,9 @@ def _cost(drawn: Mapping[str, str]) -> Section | None:
         "Small and dense or large and sparse? Prefill is priced in operations, decode in bytes read for each token; "
         "both count what it costs to choose (index), and use measured densities."
     )
-    return Section("cost", "Quality against cost", lead, html.tabs("cost", panels) + _figures(drawn, "theory"))
+    return Section(
+        "cost", "Quality against cost", lead, html.tabs("cost", panels, opened=0) + _figures(drawn, "theory")
+    )
 
 
 def _length(findings: Findings, drawn: Mapping[str, str]) -> Section | None:

@@ -146,12 +146,15 @@ def fit_law(
 
 
 def held_out_mask(points: pd.DataFrame, hold_out: HoldOut) -> npt.NDArray[np.bool_]:
-    """True for the points with the axis' largest value; all False for NONE or an axis with a single value."""
+    """True for the points with the axis' largest value; all False for NONE.
+
+    Raises ValueError when fewer than two other values would be left to learn the axis' effect from.
+    """
     if hold_out is HoldOut.NONE:
         return np.zeros(len(points), dtype=np.bool_)
     axis = points[HOLD_OUT_COLUMN[hold_out]].to_numpy(np.float64)
-    if len(np.unique(axis)) < 2:
-        raise ValueError(f"every point has the same {HOLD_OUT_COLUMN[hold_out]}; nothing can be held out")
+    if len(np.unique(axis)) < 3:
+        raise ValueError(f"{HOLD_OUT_COLUMN[hold_out]} has fewer than three values; nothing can be held out")
     mask: npt.NDArray[np.bool_] = axis == axis.max()
     return mask
 

@@ -13,7 +13,7 @@ from orchestrator.analysis.plots import style
 def admissible_map(table: pd.DataFrame, tasks: list[str], methods: list[str]) -> Any:
     """Methods × tasks, one panel a length: mean over models of the admissible compression; `–` means no statement."""
     lengths = sorted(table["length_tokens"].unique())
-    figure, panels = style.grid_of_axes(len(lengths), 2, panel=(6.6, 1.35 + 0.32 * len(methods)))
+    figure, panels = style.grid_of_axes(len(lengths), 2, panel=(6.6, max(2.6, 1.35 + 0.32 * len(methods))))
     top = max(2.0, float(table["cap"].max()) if len(table) else 2.0)
     image = None
     for axes, length in zip(panels, lengths, strict=True):
@@ -34,6 +34,7 @@ def _panel(axes: Any, table: pd.DataFrame, top: float, title: str) -> Any:
     axes.set_xticks(range(len(table.columns)), labels=[style.plain(t) for t in table.columns], rotation=30, ha="right")
     axes.set_yticks(range(len(table.index)), labels=[style.plain(m) for m in table.index])
     axes.grid(False)
+    axes.set_facecolor(style.NO_DATA)
     texts = [["–" if np.isnan(v) else f"{v:.3g}" for v in row] for row in values]
     style.annotate_cells(axes, values, texts, dark=np.nan_to_num(values, nan=top) < top**0.55, size=8)
     return image

@@ -96,6 +96,7 @@ def _break_even_panel(axes: Any, ordered: list[tuple[str, ModelShape]], lengths:
         axes.plot(lengths, drawn, color=colour[large], label=f"{style.short_model(small)} → {style.short_model(large)}")
     _token_axis(axes)
     axes.set_yscale("log")
+    axes.set_yticks([1, 2, 5, 10, 20, 50, 100, 200], labels=["1", "2", "5", "10", "20", "50", "100", "200"])
     axes.set_ylabel("requests in a batch")
     axes.set_title("Quest at 20×, index included: larger model cheaper above the line", fontsize=9, loc="left")
     if len(ordered) > 1:

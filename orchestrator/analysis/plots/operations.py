@@ -35,6 +35,7 @@ def _share_panel(axes: Any, share: pd.DataFrame, title: str, top: float = 100.0)
     )
     axes.set_yticks(range(len(share.index)), labels=[style.plain(t) for t in share.index])
     axes.grid(False)
+    axes.set_facecolor(style.NO_DATA)
     texts = [["–" if np.isnan(v) else f"{v:.0f}" if v >= 10 or v == 0 else f"{v:.1f}" for v in row] for row in values]
     style.annotate_cells(axes, values, texts, dark=np.nan_to_num(values) < 0.55 * top, size=7.5)
     return image
@@ -51,8 +52,10 @@ def measured_speed(table: pd.DataFrame, methods: list[str]) -> Any:
             axes.plot(line.index, line, color=colour[method], marker=marker[method], label=style.plain(method))
         axes.axhline(1, color=style.INK, linewidth=0.8)
         style.compression_axis(axes, list(table["compression"].dropna()))
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.9), max(high, 1.1))
         axes.set_xlabel("compression (dense ÷ computed)")
-        axes.set_ylabel("speed-up over dense (×), median over models and lengths")
+        axes.set_ylabel("speed-up over dense (×)")
         axes.set_title(title, loc="left", fontweight="bold")
     style.shared_legend(figure, figure.axes[0])
     return figure
@@ -88,8 +91,8 @@ def failures_figure(kinds: pd.Series, scores: pd.DataFrame, tasks: list[str], me
     names = [m for m in ("dense", *methods) if m in set(scores["method"])]
     sums = scores.groupby(["task", "method"])[["num_unanswered", "num_recorded"]].sum()
     share = 100 * (sums["num_unanswered"] / sums["num_recorded"]).unstack().reindex(index=tasks, columns=names)
-    left.barh([style.plain(k) for k in kinds.index], kinds.to_numpy(), color=style.PALETTE[1])
-    left.invert_yaxis()
+    left.barh([style.plain(k) for k in kinds.index], kinds.to_numpy(), color=style.PALETTE[1], height=0.6)
+    left.set_ylim(max(4, len(kinds)) - 0.5, -0.5)
     left.set_xlabel("samples")
     left.set_title("failed samples by kind" if len(kinds) else "no failed samples", loc="left", fontweight="bold")
     top = max(5.0, float(np.nanmax(share.to_numpy())) if share.notna().any(axis=None) else 5.0)

@@ -34,6 +34,7 @@ def _heat(axes: Any, table: pd.DataFrame, limit: float, title: str) -> Any:
     axes.set_yticks(range(len(table.index)), labels=[style.plain(t) for t in table.index])
     axes.set_xlabel("compression (dense ÷ computed)")
     axes.grid(False)
+    axes.set_facecolor(style.NO_DATA)
     texts = [["" if np.isnan(v) else f"{v:.0f}".replace("-0", "0").replace("-", "−") for v in row] for row in values]
     style.annotate_cells(axes, values, texts, dark=np.abs(np.nan_to_num(values)) > 0.62 * limit)
     return image
@@ -50,7 +51,7 @@ def accuracy_by_task(scores: pd.DataFrame, length: int, tasks: list[str], method
     figure, panels = style.grid_of_axes(len(tasks), 3, panel=(4.2, 2.75), sharex=True)
     colour, marker = style.colours(methods), style.markers(methods)
     for axes, task in zip(panels, tasks, strict=True):
-        _accuracy_panel(axes, rows[rows["task"] == task], task, methods, colour, marker)
+        _accuracy_panel(axes, _common_models(rows[rows["task"] == task]), task, methods, colour, marker)
     for axes in panels[-3:]:
         axes.set_xlabel("compression (dense ÷ computed, log scale)")
     for axes in panels[::3]:
@@ -72,6 +73,12 @@ def _accuracy_panel(
         axes.plot(line.index, line["mean"], color=colour[method], marker=marker[method], label=style.plain(method))
     style.compression_axis(axes, list(rows["compression"].dropna()))
     axes.set_ylim(-0.02, 1.02)
+
+
+def _common_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the models that every method of the panel has, so that lines average the same models; else all rows."""
+    methods = rows.groupby("model")["method"].nunique()
+    return rows[rows["model"].isin(methods[methods == methods.max()].index)]
 
 
 def _line(rows: pd.DataFrame) -> pd.DataFrame:
@@ -97,6 +104,7 @@ def sensitivity_map(sensitivity: pd.DataFrame, tasks: list[str], methods: list[s
     axes.set_xticks(range(len(methods)), labels=[style.plain(m, 22) for m in methods], rotation=20, ha="right")
     axes.set_yticks(range(len(tasks)), labels=[style.plain(t) for t in tasks])
     axes.grid(False)
+    axes.set_facecolor(style.NO_DATA)
     texts = [["–" if np.isnan(v) else f"{v:.1f}" for v in row] for row in values]
     style.annotate_cells(axes, values, texts, dark=np.nan_to_num(values) < 0.55 * top, size=8)
     figure.colorbar(image, ax=axes, label="points lost per doubling of compression")
@@ -121,7 +129,7 @@ def relative_error_by_length(errors: pd.DataFrame, methods: list[str]) -> Any:
         axes.axhline(0, color=style.INK, linewidth=0.8)
         axes.set_xlabel("compression (dense ÷ computed)")
     for axes in panels[::4]:
-        axes.set_ylabel("relative error (dense − sparse) / dense")
+        axes.set_ylabel("relative error")
     style.shared_legend(figure, panels[0])
     return figure
 

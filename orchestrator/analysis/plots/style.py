@@ -15,6 +15,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LOSS_MAP = "RdBu"
 """Diverging: red is loss, blue is gain, white is none; distinguishable under all common colour deficiencies."""
 AMOUNT_MAP = "cividis"
+NO_DATA = "#ececec"
 
 RC: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"],
