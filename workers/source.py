@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tasks.cache import node_cache, prepared_sample
 from tasks.registry import get_task
 from tasks.sample import Score, Verdict
 from tasks.tokenizer import Tokenizer, load_tokenizer
@@ -48,12 +49,15 @@ class TaskSource:
     def __init__(self) -> None:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._parameters: dict[tuple[str, str], Any] = {}
+        self._cache = node_cache()
 
     def make(self, order: ShardOrder, index: int) -> Prepared:
         """The sample with this identity. Raises what the task raises (LengthError, DataError, ParameterError)."""
         if order.task.name == SYNTHETIC:
             return synthetic_sample(order, index)
-        sample = get_task(order.task.name).sample(
+        sample = prepared_sample(
+            self._cache,
+            get_task(order.task.name),
             self._parsed(order),
             length_tokens=order.length_tokens,
             tokenizer=self._tokenizer(order.engine.model),
