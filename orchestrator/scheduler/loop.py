@@ -20,13 +20,13 @@ from orchestrator.scheduler.pool import WorkerPool
 from orchestrator.scheduler.settings import LoopSettings
 from orchestrator.scheduler.staffing import num_shards_to_claim, samples_wanted
 from orchestrator.store import fleet, leases, plan
-from orchestrator.store.campaigns import Fence, Grip, change_state, hold
+from orchestrator.store.campaigns import Fence, Grip, Superseded, change_state, hold
 from orchestrator.store.endings import release_attempts
 from orchestrator.store.leases import Claim
 from orchestrator.store.plan import CampaignPlan, Remaining
 from orchestrator.store.schema import shards
 from orchestrator.store.session import Store, StoreUnavailable
-from workers.exchange import Condition
+from workers.exchange import Condition, StaleOrchestrator
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,10 @@ class CampaignLoop:
         self._pace()
         free = self._pool.free()
         messages = {m.name: m.message(self._fence.epoch, release=release) for m in self._crew.all() if m.name in free}
-        answers = self._pool.exchange(messages, self._settings.tick_seconds)
+        try:
+            answers = self._pool.exchange(messages, self._settings.tick_seconds)
+        except StaleOrchestrator as stale:
+            raise Superseded(f"the workers obey another orchestrator: {stale}") from None
         gone = {d.loss.member.name for d in self._gone}
         self._gone += [d for d in self._crew.hear(answers) if d.loss.member.name not in gone]
         for name, seconds in self._pool.leaving().items():

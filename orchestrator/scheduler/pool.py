@@ -48,7 +48,10 @@ class WorkerPool(Protocol):
     def exchange(
         self, messages: Mapping[str, WorkerMessage], timeout_seconds: float
     ) -> Mapping[str, WorkerReport | Gone]:
-        """Send to free workers and collect the answers that come within the time, earlier ones included."""
+        """Send to free workers and collect the answers that come within the time, earlier ones included.
+
+        Raises StaleOrchestrator when a worker has heard a newer orchestrator.
+        """
         ...
 
     def leaving(self) -> Mapping[str, float]:

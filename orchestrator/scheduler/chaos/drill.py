@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.domain.grid import Cell
 from orchestrator.domain.states import CampaignState
-from orchestrator.errors import UserError
+from orchestrator.errors import StoreError, UserError
 from orchestrator.scheduler.campaign import run_campaign
 from orchestrator.scheduler.chaos.cluster import DrillCluster
 from orchestrator.scheduler.chaos.faults import FAULTS
@@ -139,53 +139,48 @@ def _start_postgres() -> PostgresServer:
         raise UserError(str(missing)) from None
 
 
-@dataclass(slots=True)
-class _Progress:
-    counts: Counter[str] = field(default_factory=Counter)
-    num_tries: int = 0
-
-
 def _disturb(world: World, say: Say) -> Counter[str]:
     """Inject faults until the campaign is finished; keep an orchestrator alive all the time."""
-    plan, progress = world.plan, _Progress()
+    plan, counts = world.plan, Counter[str]()
     deadline = time.monotonic() + plan.max_seconds
-    schedule = _schedule(plan, world.random)
+    schedule = deque(_schedule(plan, world.random))
     world.orchestrators.start()
-    next_at = time.monotonic() + 5.0
-    while time.monotonic() < deadline:
+    next_at = time.monotonic()
+    while time.monotonic() < deadline and not _is_complete(world):
         world.undo_due()
-        if _is_complete(world):
-            break
         if world.orchestrators.current is None:
             world.orchestrators.start()
-        if time.monotonic() >= next_at and progress.num_tries < len(schedule):
-            name = schedule[progress.num_tries]
-            progress.num_tries += 1
-            _inject(world, name, progress, say)
-            next_at = time.monotonic() + world.random.expovariate(1.0 / plan.seconds_between_faults)
+        if time.monotonic() >= next_at and schedule and world.is_ready_for(schedule[0]):
+            name = schedule.popleft()
+            if _inject(world, name, counts, say):
+                next_at = time.monotonic() + world.random.expovariate(1.0 / plan.seconds_between_faults)
+            else:
+                schedule.append(name)
+                next_at = time.monotonic() + 0.5
         time.sleep(0.1)
     world.undo_due(everything=True)
-    return progress.counts
+    return counts
 
 
 def _schedule(plan: ChaosPlan, source: random.Random) -> list[str]:
     """Kinds in the order of injection: drawn by weight, those of `once` spread evenly between."""
-    kinds = sorted(plan.faults)
+    kinds = sorted(k for k in plan.faults if plan.can_inject(k))
     drawn: list[str] = list(source.choices(kinds, [plan.faults[k] for k in kinds], k=plan.num_faults)) if kinds else []
-    for place, name in enumerate(plan.once):
+    for place, name in enumerate(k for k in plan.once if plan.can_inject(k)):
         drawn.insert((place + 1) * plan.num_faults // (len(plan.once) + 1) + place, name)
     return drawn
 
 
-def _inject(world: World, name: str, progress: _Progress, say: Say) -> None:
+def _inject(world: World, name: str, counts: Counter[str], say: Say) -> bool:
     try:
         told = FAULTS[name](world)
-    except (StoreUnavailable, UserError, RuntimeError, OSError) as error:
+    except (StoreError, UserError, RuntimeError, OSError) as error:
         say(f"{name}: could not be injected: {error}")
-        return
+        return False
     if told is not None:
-        progress.counts[name] += 1
-        say(f"{sum(progress.counts.values())} {name}: {told}")
+        counts[name] += 1
+        say(f"{sum(counts.values())} {name}: {told}")
+    return told is not None
 
 
 def _is_complete(world: World) -> bool:

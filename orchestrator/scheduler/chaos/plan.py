@@ -77,6 +77,12 @@ class ChaosPlan(_Strict):
     once: tuple[FaultName, ...] = ()
     """Kinds that are injected a single time, in this order, spread over the run."""
 
+    def can_inject(self, name: str) -> bool:
+        """Some faults need a cluster of our own, or one of the databases."""
+        if self.ray is not None and name in ("raylet_killed", "node_frozen", "node_drained"):
+            return False
+        return name != ("store_restarted" if self.store == "sqlite" else "store_blocked")
+
     def grid(self) -> list[Cell]:
         """Synthetic cells in pairs of methods on the same prompts."""
         each, rest = divmod(self.samples, self.cells)

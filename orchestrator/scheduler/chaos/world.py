@@ -11,16 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from orchestrator.errors import StoreError
 from orchestrator.scheduler.chaos.cluster import DrillCluster, drill_environment
 from orchestrator.scheduler.chaos.plan import ChaosPlan
 from orchestrator.scheduler.chaos.postgres import PostgresServer
 from orchestrator.scheduler.chaos.processes import descendants, is_alive, send
+from orchestrator.store import views
 from orchestrator.store.fleet import ALIVE
 from orchestrator.store.schema import workers
 from orchestrator.store.session import Store, StoreUnavailable
@@ -111,6 +113,16 @@ class World:
         """The engine's own process."""
         found = descendants(process)
         return found[0] if found else None
+
+    def is_ready_for(self, fault: str) -> bool:
+        """There is somebody to hit: a worker, and for an orchestrator's faults one that is really in charge."""
+        current = self.orchestrators.current
+        if not fault.startswith(("orchestrator", "clock", "spool_torn")):
+            return bool(self.living_workers()) or fault.startswith("store")
+        with suppress(StoreError):
+            owner = views.campaign_header(self.store).orchestrator or ""
+            return current is not None and owner.split(":")[1:2] == [str(current.pid)]
+        return False
 
     @property
     def spool_folder(self) -> Path:
