@@ -112,6 +112,7 @@ class WorkerCore:
             first_record=first,
             records=records,
             attempts=tuple(self._held),
+            flying=runner.flying if runner else (),
             num_pending=(runner.num_pending if runner else 0) + self._num_arriving(),
             failure=self._failure,
             facts=self._facts,

@@ -109,6 +109,8 @@ class WorkerReport:
     records: tuple[Record, ...] = ()
     attempts: tuple[int, ...] = ()
     """Orders whose end is not yet among its records."""
+    flying: tuple[int, ...] = ()
+    """Of these, the orders with samples in the engine."""
     num_pending: int = 0
     """Samples ordered and not yet in the engine."""
     failure: Failure | None = None

@@ -53,6 +53,11 @@ class ShardRunner:
         return tuple(o.order.attempt_id for o in self._orders)
 
     @property
+    def flying(self) -> tuple[int, ...]:
+        """Attempts with samples in the engine; may be read from another thread."""
+        return tuple({flight.open_order.order.attempt_id for flight in list(self._flying.values())})
+
+    @property
     def num_pending(self) -> int:
         return sum(o.num_pending for o in self._orders)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +37,7 @@ def chaos(
     from orchestrator.scheduler.chaos.drill import run_drill
     from orchestrator.scheduler.chaos.plan import ChaosPlan, load_plan_file
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the drill ends its processes on the way out
     given = {"seed": seed, "store": database, "ray": ray}
     chosen = load_plan_file(plan)
     changed = {key: value for key, value in given.items() if value is not None}

@@ -119,7 +119,8 @@ def take_back(connection: sa.Connection, grip: Grip, losses: Sequence[Loss], pol
         if loss.ended_orderly:
             endings.release_attempts(connection, grip, lost, "the order came too late")
             continue
-        endings.lose_attempts(connection, grip, lost, policy, loss.kind, loss.reason)
+        flying = loss.member.report.flying if loss.member.report else ()
+        endings.lose_attempts(connection, grip, lost, policy, loss.kind, loss.reason, flying)
 
 
 def reap(connection: sa.Connection, grip: Grip, policy: RetryPolicy) -> list[int]:

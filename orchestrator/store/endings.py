@@ -51,19 +51,24 @@ def lose_attempts(
     policy: RetryPolicy,
     kind: FailureKind = FailureKind.WORKER_LOST,
     message: str = "the worker is gone",
+    flying: Collection[int] = (),
 ) -> list[int]:
-    """Close attempts whose worker is gone; nobody is charged. Returns their ids."""
+    """Close attempts whose worker is gone; nobody is charged. Returns their ids.
+
+    `flying` are those that had samples in the engine when the worker was last heard.
+    """
     ids = []
     for attempt in lost:
         ids.append(attempt.id)
         failure = Failure(kind=kind, message=message, where="worker")
-        if kind is FailureKind.WORKER_LOST and attempt.num_ordered == 1 and attempt.isolated:
+        flew = kind is FailureKind.WORKER_LOST and attempt.id in flying
+        if flew and attempt.num_ordered == 1 and attempt.isolated:
             alone = (InFlight(index=attempt.isolated[0]),)
             _suspect(connection, grip, attempt, alone, 1, _as_crash(failure), policy)
         decision = decide(kind, num_in_flight=0)
         _log_failure(connection, grip, _Ended(attempt, AttemptEnd(attempt_id=attempt.id, failure=failure), decision))
         leases.close(connection, grip, [attempt.id], Ending.EXPIRED, kind)
-        lossy = kind is FailureKind.WORKER_LOST and attempt.num_recorded == 0
+        lossy = flew and attempt.num_recorded == 0
         leases.put_back(connection, grip, [attempt.shard_id], {"num_losses": shards.c.num_losses + int(lossy)})
         _log(connection, grip, attempt, "expired", message)
     return ids

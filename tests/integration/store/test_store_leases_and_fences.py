@@ -61,10 +61,11 @@ class Desk:
         with self.store.write() as c:
             endings.end_attempts(c, hold(c, self.fence), [end], POLICY)
 
-    def reap(self) -> list[int]:
+    def reap(self, *, flying: bool = True) -> list[int]:
         with self.store.write() as c:
             grip = hold(c, self.fence)
-            return endings.lose_attempts(c, grip, leases.expired_attempts(c, grip).values(), POLICY)
+            expired = leases.expired_attempts(c, grip)
+            return endings.lose_attempts(c, grip, expired.values(), POLICY, flying=set(expired) if flying else ())
 
 
 def outcome(claim: Claim, index: int, score: float = 1.0) -> SampleOutcome:
@@ -233,6 +234,13 @@ def test_losing_a_worker_charges_nobody_and_a_silent_killer_is_found_alone(store
         desk.reap()
     assert [o.sample_index for o in views.iter_outcomes(store)] == [0]
     assert desk.claim()[0].indices == (1,)
+
+
+def test_orders_that_only_waited_with_a_lost_worker_do_not_count(store: Store) -> None:
+    desk = Desk(store, num_cells=1, num_samples=3)
+    for _ in range(5):
+        assert desk.claim(lease_seconds=-1.0)[0].indices == (0, 1, 2)
+        desk.reap(flying=False)
 
 
 def test_an_attempt_without_explanation_is_charged_and_gives_up(store: Store) -> None:
