@@ -233,11 +233,10 @@ class Quest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseK:
-    """Keeps the keys that a trained scorer ranks highest, in prefill and decode alike (SparseK, arXiv 2406.16747).
+    """Keeps the keys that a trained scorer ranks highest, in prefill and decode alike (SparseK, arXiv 2406.16747)."""
 
-    Acts in both phases, since a key that a prompt row has dropped must not come back while decoding: it stands
-    as the prefill method, and decode follows from it. Gates are straight-through, so they play no part here.
-    """
+    # A key that a prompt row has dropped must not come back while decoding: so it stands as the prefill method, and
+    # decode follows from it. Gates are straight-through, so they play no part here.
 
     name: ClassVar[str] = "sparsek"
     phase: ClassVar[Phase] = Phase.PREFILL

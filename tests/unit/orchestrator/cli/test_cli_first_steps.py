@@ -74,7 +74,7 @@ def test_a_mistyped_method_is_answered_with_the_closest() -> None:
     ("arguments", "told"),
     [
         (("validate", "/nowhere/campaign.yaml"), "/nowhere/campaign.yaml: cannot read: No such file or directory"),
-        (("valdate", "x"), "No such command 'valdate'. Did you mean 'validate'?"),
+        (("valdate", "x"), "No such command 'valdate'. Did you mean 'validate'"),
         (("validate", "x", "--jsn"), "No such option: --jsn"),
         (("watch", "--store", "mysql://me:hush@host/db"), "mysql://me:***@host/db"),
         (("watch", "--store", "/nowhere/store.sqlite"), "store /nowhere/store.sqlite: there is no such file"),
