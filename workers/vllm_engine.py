@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from sparsekernels.parameters import MethodChoice, ParameterError
+from sparsekernels.parameters import MethodChoice
 
 from workers.engine import (
     EngineFacts,
@@ -26,8 +26,8 @@ from workers.engine import (
 )
 from workers.failures import EngineDead, EngineError, EngineStalled, EngineStartError, Failure, FailureKind
 from workers.vllm_plugin import launch
+from workers.vllm_plugin.admission import cache_salt, may_read_cache, refusal
 from workers.vllm_plugin.requests import EXTRA_KEY
-from workers.vllm_plugin.sparsek import sparsek_refusal
 from workers.vllm_plugin.statistics import Report, merge_reports
 
 JOIN_SECONDS = 20.0
@@ -89,7 +89,7 @@ class VllmEngine:
         if request.request_id in self._in_flight:
             raise ValueError(f"request id {request.request_id!r} is in flight already")
         self._in_flight[request.request_id] = request
-        failure = _refusal(request, self.spec)
+        failure = refusal(request, self.spec, self._engine.vllm_config.cache_config.block_size)
         if failure is not None:
             self._results.put(GenerationFailure(request_id=request.request_id, failure=failure))
             return
@@ -193,10 +193,10 @@ class VllmEngine:
             logprobs=self.spec.options.get("logprobs"),
             ignore_eos=bool(self.spec.options.get("ignore_eos", False)),
             output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_reading_prefix_cache=not _may_read_cache(request),
+            skip_reading_prefix_cache=not may_read_cache(request),
             extra_args={EXTRA_KEY: {"id": request.request_id, "method": method}},
         )
-        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=_salt(request))
+        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=cache_salt(request))
         try:
             self._names[request.request_id] = self._engine.add_request(request.request_id, prompt, parameters)
         except ValueError as error:
@@ -285,42 +285,6 @@ def _facts(spec: EngineSpec, engine: Any, seconds: float) -> EngineFacts:
         max_model_len=engine.vllm_config.model_config.max_model_len,
         versions={"vllm": vllm.__version__, "torch": torch.__version__},
     )
-
-
-def _refusal(request: GenerationRequest, spec: EngineSpec) -> Failure | None:
-    """Why the engine cannot take the request; checked here, since an exception in a worker ends the engine."""
-    try:
-        method = MethodChoice.from_wire(request.method)
-    except ParameterError as error:
-        return Failure(kind=FailureKind.BAD_SPEC, message=str(error), where="generate")
-    if not method.is_dense and not launch.plugin_enabled(spec):
-        return Failure(kind=FailureKind.BAD_SPEC, message="a stock engine serves only dense", where="generate")
-    if method.prefill is not None and spec.options.get("enable_chunked_prefill"):
-        text = f"{method.prefill.name} needs the whole prompt in one step; enable_chunked_prefill is on"
-        return Failure(kind=FailureKind.BAD_SPEC, message=text, where="generate")
-    unfit = sparsek_refusal(method, spec.model)
-    if unfit is not None:
-        return Failure(kind=FailureKind.BAD_SPEC, message=unfit, where="generate")
-    length = len(request.prompt_token_ids)
-    if length + request.max_tokens > spec.max_model_len:
-        text = f"{length} prompt + {request.max_tokens} output tokens exceed max_model_len {spec.max_model_len}"
-        return Failure(kind=FailureKind.OVER_LENGTH, message=text, where="generate")
-    if length == 0 or request.max_tokens < 1:
-        text = f"{length} prompt tokens, max_tokens {request.max_tokens}; both must be at least 1"
-        return Failure(kind=FailureKind.BAD_SAMPLE, message=text, where="generate")
-    return None
-
-
-def _may_read_cache(request: GenerationRequest) -> bool:
-    """Cached prefixes serve requests whose prompt rows are dense; the scheduler adds what compression needs."""
-    return "prefill" not in request.method
-
-
-def _salt(request: GenerationRequest) -> str:
-    """Which requests may share cached keys and values: a group's dense prefills; otherwise nobody."""
-    if request.cache_group is not None and "prefill" not in request.method:
-        return f"group {request.cache_group}"
-    return f"request {request.request_id}"
 
 
 def _generation(output: Any, report: Report | None, with_layers: bool) -> Generation:

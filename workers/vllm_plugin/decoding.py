@@ -19,6 +19,9 @@ from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
 from workers.vllm_plugin.sparsek import decode_slots
 
+LEAST_PAGES = 16
+"""Narrowest block table that a group gets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -66,8 +69,9 @@ def make_groups(spans: Sequence[Span], metadata: Any, cache_page: int) -> dict[t
 def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Group:
     block_table = metadata.block_table
     device = block_table.device
-    if device.type == "cpu":  # the torch functions work through every page of a table
-        block_table = block_table[:, : -(-max(s.end_position for s in spans) // cache_page)]
+    # Work grows with the table's width; powers of two keep the number of compiled kernels small.
+    pages = -(-max(s.end_position for s in spans) // cache_page)
+    block_table = block_table[:, : max(LEAST_PAGES, 1 << (pages - 1).bit_length())]
     budgets = [s.request.method.decode.token_budget if s.request.method.decode else 0 for s in spans]
     lengths = [s.end_position for s in spans]
     continues = [int(s.continues) for s in spans]
