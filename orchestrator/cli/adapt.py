@@ -25,7 +25,7 @@ def _group() -> None:
     """Keeps `sparsek` a subcommand while it is the only one."""
 
 
-@_ADAPT.command("sparsek")
+@_ADAPT.command("sparsek", epilog="Example: frontier adapt sparsek --model MODEL --out adapter")
 def adapt_sparsek(
     model: Annotated[Path, typer.Option(help="Local model folder (see: frontier models pull).")],
     out: Annotated[Path, typer.Option(help="Folder for adapter, table and checkpoint; an earlier run continues.")],
@@ -44,7 +44,7 @@ def adapt_sparsek(
     source: Annotated[str, typer.Option(help="values or values_and_key_pairs.")] = "values_and_key_pairs",
     train_windows: Annotated[int, typer.Option(help="Windows to train on.")] = 32,
     held_out_windows: Annotated[int, typer.Option(help="Windows for the table.")] = 8,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of the windows that are drawn.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
 ) -> None:
     """Train SparseK's scorers: ridge warm start on attention mass, then the scorers alone; prints held-out losses."""

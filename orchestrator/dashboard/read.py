@@ -65,10 +65,11 @@ class SnapshotSource:
             self._cells = {cell["id"]: cell for cell in rows.names.cells}
         cells = self._views.of(rows)
         workers = tuple(self._worker_view(row, rows) for row in rows.workers)
+        present = tuple(sorted(workers, key=lambda worker: worker.state in _GONE))
         return Snapshot(
             header=_header(rows, cells, workers, self._store.url, self._forecast(rows)),
             cells=cells,
-            workers=workers,
+            workers=present,
             failures=tuple(_failure_view(row) for row in rows.failures),
             failure_counts=_failure_counts(rows),
             events=tuple(_event_view(row, self._cells) for row in rows.events),
@@ -90,7 +91,7 @@ class SnapshotSource:
         gpus = 0 if _on_cpu(row) else rows.names.tensor_parallel.get(row["engine_key"], 1)
         state = _worker_state(row, bool(running))
         return WorkerView(
-            name=row["name"],
+            name=str(row["name"]).removeprefix(f"{rows.campaign['name']}-"),
             host=row["node"] or wording.ABSENT,
             gpus=f"{gpus}×" if gpus else row["device"] or wording.ABSENT,
             engine=row["model_name"] + (f" tp{gpus}" if gpus > 1 else ""),

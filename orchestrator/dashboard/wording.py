@@ -44,6 +44,8 @@ def rate(per_second: float | None, noun: str) -> str:
     """Events a second, minute or hour: whichever gives a number above one."""
     if per_second is None:
         return f"{ABSENT} {noun}/s"
+    if per_second == 0:
+        return f"0 {noun}/s"
     for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
         if per_second * seconds >= 1 or unit == "h":
             value = per_second * seconds
