@@ -28,6 +28,7 @@ def median_ms(call: Callable[[], Any], repeat: int = 7, warm: int = 2) -> float:
 def graph_us(calls: list[Callable[[], Any]], repeat: int = 20) -> float:
     """Median microseconds of one call when all calls (same work on different memory) replay in one CUDA graph."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for call in calls:
             call()

@@ -95,7 +95,8 @@ def pooled_keys(cache: VirtualCache, length: int, block_size: int) -> Tensor:
     means = torch.empty(heads, num_blocks, d, dtype=torch.float32, device=cache.keys.device)
     _pool_keys[(num_blocks, heads)](
         cache.keys, cache.block_table, means, cache.page_units, cache.token_units, cache.head_units, length,
-        num_blocks, D=d, BLOCK=block_size, PAGE=cache.cache_page, PAGED=cache.keys.shape[0] > 1,
+        num_blocks, D=d, BLOCK=block_size, PAGE=cache.cache_page if cache.keys.shape[0] > 1 else 1,
+        PAGED=cache.keys.shape[0] > 1,
     )  # fmt: skip
     return means
 

@@ -153,8 +153,12 @@ def estimate_sums(
     block: int = 128,
     sum_block: int = 64,
     sum_warps: int = 4,
+    sum_registers: int | None = 168,
 ) -> Sums:
-    """Sums for q [T, Hq, D], the last T positions of the one sequence of `length` tokens in `cache`."""
+    """Sums for q [T, Hq, D], the last T positions of the one sequence of `length` tokens in `cache`.
+
+    `block`, `sum_block`, `sum_warps` and `sum_registers` shape the two passes; the defaults were fastest on an H200.
+    """
     num_queries, heads, d = q.shape
     window = min(window, num_queries)
     paged = cache.keys.shape[0] > 1
@@ -169,7 +173,7 @@ def estimate_sums(
     both = torch.empty(2, heads, length, **new)
     key_tiles, row_tiles = triton.cdiv(length, sum_block), triton.cdiv(window, sum_block)
     slots = torch.empty(heads, key_tiles, row_tiles + 1, sum_block, **new)
-    shape: dict[str, Any] = dict(D=d, PAGE=cache.cache_page, PAGED=paged)
+    shape: dict[str, Any] = dict(D=d, PAGE=cache.cache_page if paged else 1, PAGED=paged)
     where = (q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units)
     _lse_partials[(triton.cdiv(window, block), splits, heads)](
         q, cache.keys, cache.block_table, partial, *where,
@@ -182,7 +186,7 @@ def estimate_sums(
     _column_and_diagonal_sums[(key_tiles, heads)](
         q, cache.keys, cache.block_table, lse, both[0], slots, *where,
         num_queries, length, window, row_tiles, key_tiles, scale_log2, group,
-        BLOCK=sum_block, num_warps=sum_warps, num_stages=2, **shape,
+        BLOCK=sum_block, num_warps=sum_warps, num_stages=2, maxnreg=sum_registers, **shape,
     )  # fmt: skip
     _add_slots[(key_tiles + row_tiles + 1, heads)](
         slots, both[1], length, window, row_tiles, key_tiles, BLOCK=sum_block

@@ -93,6 +93,7 @@ def test_quest_in_a_cuda_graph_follows_its_inputs() -> None:
         return decode.attend_pages(q, kv, lists, executor="triton")
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()
     torch.cuda.synchronize()
