@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 from sparsekernels.parameters import MethodChoice
@@ -27,6 +26,7 @@ from workers.engine import (
 from workers.failures import EngineDead, EngineError, EngineStalled, EngineStartError, Failure, FailureKind
 from workers.vllm_plugin import launch
 from workers.vllm_plugin.admission import cache_salt, may_read_cache, refusal
+from workers.vllm_plugin.generation import chosen_logprobs, make_generation
 from workers.vllm_plugin.requests import EXTRA_KEY
 from workers.vllm_plugin.statistics import Report, merge_reports
 
@@ -75,6 +75,7 @@ class VllmEngine:
         self._closed = False
         self._engine = _start(spec, self._meter)
         self._facts = _facts(spec, self._engine, time.monotonic() - started)
+        self._num_layers = _num_layers(self._engine)
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self._thread.start()
 
@@ -213,9 +214,10 @@ class VllmEngine:
         reports = self._reports([(o.request_id, max(0, len(o.outputs[0].token_ids) - 1)) for o in outputs])
         for output, report in zip(outputs, reports, strict=True):
             if output.outputs[0].logprobs:
-                self.logprobs[output.request_id] = _chosen_logprobs(output.outputs[0])
+                self.logprobs[output.request_id] = chosen_logprobs(output.outputs[0])
             request = self._in_flight.get(output.request_id)
-            self._results.put(_generation(output, report, request is not None and request.report_layers))
+            layers = self._num_layers if request is not None and request.report_layers else None
+            self._results.put(make_generation(output, report, layers))
 
     def _reports(self, wanted: list[tuple[str, int]]) -> list[Report | None]:
         if not wanted or not launch.plugin_enabled(self.spec):
@@ -267,6 +269,11 @@ def _shut_down(engine: Any) -> None:
         gc.collect()
 
 
+def _num_layers(engine: Any) -> int:
+    config = engine.vllm_config
+    return int(config.model_config.get_num_layers(config.parallel_config))
+
+
 def _facts(spec: EngineSpec, engine: Any, seconds: float) -> EngineFacts:
     import torch
     import vllm
@@ -285,38 +292,3 @@ def _facts(spec: EngineSpec, engine: Any, seconds: float) -> EngineFacts:
         max_model_len=engine.vllm_config.model_config.max_model_len,
         versions={"vllm": vllm.__version__, "torch": torch.__version__},
     )
-
-
-def _generation(output: Any, report: Report | None, with_layers: bool) -> Generation:
-    completion, times = output.outputs[0], output.metrics
-    num_steps = max(0, len(completion.token_ids) - 1)
-    report = report or Report(density_prefill=(), density_decode=1.0, kv_kept=(), num_restarts=0)
-    return Generation(
-        request_id=output.request_id,
-        text=completion.text,
-        token_ids=tuple(completion.token_ids),
-        finish_reason=completion.finish_reason or "stop",
-        num_prompt_tokens=len(output.prompt_token_ids),
-        num_cached_tokens=output.num_cached_tokens or 0,
-        density_prefill=_mean(report.density_prefill),
-        density_decode=report.density_decode,
-        kv_kept=_mean(report.kv_kept),
-        num_decode_steps=num_steps,
-        seconds_to_first_token=times.first_token_ts - times.queued_ts,
-        seconds_decode=times.last_token_ts - times.first_token_ts,
-        seconds_queued=times.scheduled_ts - times.queued_ts,
-        num_preemptions=report.num_restarts,
-        layers=_layers(report) if with_layers else None,
-    )
-
-
-def _chosen_logprobs(completion: Any) -> list[float]:
-    return [at[token].logprob for at, token in zip(completion.logprobs, completion.token_ids, strict=True)]
-
-
-def _layers(report: Report) -> dict[str, tuple[float, ...]]:
-    return {"density_prefill": report.density_prefill, "kv_kept": report.kv_kept}
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    return fmean(values) if values else 1.0

@@ -1,0 +1,117 @@
+"""Two tensor-parallel ranks equal one; replicated KV heads; an engine that dies says so and gives its memory back."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("vllm")
+pytest.importorskip("transformers")
+
+from tests.support.vllm_engines import VOCABULARY, run_requests, tiny_engine, tiny_model  # noqa: E402
+from workers.engine import GenerationRequest  # noqa: E402
+from workers.failures import EngineDead, EngineStartError  # noqa: E402
+from workers.vllm_engine import VllmEngine  # noqa: E402
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+SNAP = {"name": "snapkv", "token_capacity": 48, "window": 32, "local_size": 16, "kernel_size": 5}
+QUEST = {"name": "quest", "token_budget": 32}
+METHODS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "block_sparse": {"prefill": {"name": "block_sparse", "top_blocks": 4}},
+    "vertical_slash": {"prefill": {"name": "vertical_slash", "vertical_size": 24, "slash_size": 72, "window": 32}},
+    "quest": {"decode": QUEST},
+    "snapkv": {"compress": SNAP},
+    "ada_snapkv": {"compress": {**SNAP, "name": "ada_snapkv"}},
+    "ada_snapkv+quest": {"compress": {**SNAP, "name": "ada_snapkv"}, "decode": QUEST},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    tiny_model(path)
+    return path
+
+
+def requests() -> list[GenerationRequest]:
+    prompt = random.Random(3).choices(range(3, VOCABULARY - 3), k=150)
+    return [GenerationRequest(request_id=n, prompt_token_ids=prompt, max_tokens=12, method=METHODS[n]) for n in METHODS]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    engine = tiny_engine(folder)
+    try:
+        return run_requests(engine, requests()), engine.logprobs
+    finally:
+        engine.close()
+
+
+def worker_pids() -> list[int]:
+    """Processes that this test's engine started, by their parent."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == os.getpid() and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_do_not_change_the_result(
+    ranks: int, folder: Path, alone: tuple[dict[str, Any], dict[str, list[float]]]
+) -> None:
+    """Four ranks hold two KV heads twice: votes and shared page scores must still see a KV head's whole group."""
+    expected, logs = alone
+    engine = tiny_engine(folder, tensor_parallel=ranks)
+    try:
+        found = run_requests(engine, requests())
+        for name in METHODS:
+            assert found[name].token_ids == expected[name].token_ids, name
+            assert engine.logprobs[name] == pytest.approx(logs[name], abs=1e-3), name
+            for figure in ("density_prefill", "density_decode", "kv_kept"):
+                assert getattr(found[name], figure) == pytest.approx(getattr(expected[name], figure), abs=1e-6), name
+    finally:
+        engine.close()
+
+
+def test_a_killed_engine_is_reported_dead_and_closes(folder: Path) -> None:
+    before = set(worker_pids())
+    engine = tiny_engine(folder, options={"in_process": False})
+    engine.submit(GenerationRequest(request_id="lost", prompt_token_ids=[5] * 100, max_tokens=400))
+    started = set(worker_pids()) - before
+    assert started
+    for pid in started:
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineDead, match="vLLM died"):
+        engine.poll(60.0)
+    with pytest.raises(EngineDead):
+        engine.submit(GenerationRequest(request_id="late", prompt_token_ids=[5], max_tokens=1))
+    engine.close()
+    engine.close()
+    assert not started & set(worker_pids())
+
+
+def test_an_impossible_engine_is_refused_in_one_line(folder: Path) -> None:
+    with pytest.raises(EngineStartError, match="tensor_parallel is 3") as caught:
+        tiny_engine(folder, tensor_parallel=3)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(EngineStartError, match="no folder"):
+        tiny_engine(folder / "missing")
+
+
+def test_the_protocol_is_complete() -> None:
+    for name in ("submit", "poll", "abort", "progress", "close", "facts"):
+        assert hasattr(VllmEngine, name)
