@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import JsonOption, StoreOption, campaigns_here, store_url
 from orchestrator.cli.output import print_json
 from orchestrator.errors import UserError
 from workers.failures import FailureKind
 
-NameArgument = Annotated[str, typer.Argument(help="The campaign.", metavar="NAME")]
+NameArgument = Annotated[str, typer.Argument(help="The campaign.", metavar="NAME", autocompletion=campaigns_here)]
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
 from orchestrator.cli.output import note, print_json
 from orchestrator.errors import UserError
 
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("export", epilog="Example: frontier export quickstart --format parquet --out quickstart-data")
     def export(
-        name: Annotated[str | None, typer.Argument(help="Campaign; default: the newest.")] = None,
+        name: CampaignArgument = None,
         kind: Annotated[str, typer.Option("--format", help="parquet, csv, jsonl, lm-eval or hf.")] = "parquet",
         out: Annotated[Path | None, typer.Option(help="Folder; default: NAME-FORMAT.")] = None,
         store: StoreOption = None,

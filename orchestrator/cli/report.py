@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
 from orchestrator.cli.output import note, print_json
 from orchestrator.errors import UserError
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("report", epilog="Example: frontier report quickstart --out report")
     def report(
-        name: Annotated[str | None, typer.Argument(help="Campaign; default: the newest.")] = None,
+        name: CampaignArgument = None,
         out: Annotated[Path, typer.Option(help="Folder for report.html, figures/ and tables/.")] = Path("report"),
         rule: Annotated[str, typer.Option(help="noninferior, or sparse_frontier_v1 for the paper's.")] = "noninferior",
         margin: Annotated[float, typer.Option(help="Loss of score that counts as none, 0 to 1.")] = 0.05,

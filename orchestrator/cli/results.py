@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
 from orchestrator.cli.output import note, print_json, print_table
 
 SCORES = (
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("results", epilog="Example: frontier results quickstart --view admissible --margin 0.03")
     def results(
-        name: Annotated[str | None, typer.Argument(help="Campaign; default: the newest.")] = None,
+        name: CampaignArgument = None,
         view: Annotated[str, typer.Option(help=f"One of: {', '.join(VIEWS)}.")] = "scores",
         rule: Annotated[str, typer.Option(help="noninferior, or sparse_frontier_v1 for the paper's.")] = "noninferior",
         margin: Annotated[float, typer.Option(help="Loss of score that counts as none, 0 to 1.")] = 0.05,

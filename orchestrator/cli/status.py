@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
 from orchestrator.cli.output import note, print_json, print_table
 
 RIGHT = ("length", "n", "unscored", "score", "density prefill", "density decode", "kv kept", "tokens/s")
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("status", epilog="Example: frontier status quickstart --json")
     def status(
-        name: Annotated[str | None, typer.Argument(help="Campaign; default: the newest.")] = None,
+        name: CampaignArgument = None,
         store: StoreOption = None,
         as_json: JsonOption = False,
     ) -> None:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
 from orchestrator.cli.output import PIPED_WIDTH, note, print_json
 
 if TYPE_CHECKING:
     from orchestrator.dashboard.reader import Fetch
 
-NameArgument = Annotated[str | None, typer.Argument(help="Campaign; without a name, the newest.", metavar="NAME")]
 PLAIN_SECONDS = 10.0
 
 
@@ -23,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    name: NameArgument = None,
+    name: CampaignArgument = None,
     store: StoreOption = None,
     interval: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds between readings; 1 on a terminal, 10 elsewhere.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from orchestrator.cli.main import build_app
 from orchestrator.cli.options import mask_passwords
 from orchestrator.cli.output import note
 from orchestrator.errors import UserError
+from orchestrator.store.campaigns import NewCampaign, create_campaign
+from orchestrator.store.session import open_store
 
 
 def frontier(*arguments: str) -> Result:
@@ -107,3 +110,22 @@ def test_quiet_silences_remarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setenv("FRONTIER_QUIET", "1")
     note("silent")
     assert capsys.readouterr().err == "told\n"
+
+
+def completions(words: str, **environment: str) -> list[str]:
+    asked = {"_FRONTIER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [str(Path(sys.executable).with_name("frontier"))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=True, env={**os.environ, **environment, **asked}
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not Path(sys.executable).with_name("frontier").exists(), reason="not installed as a command")
+def test_the_shell_completes_commands_and_campaigns(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with open_store(f"sqlite:///{path}") as store:
+        create_campaign(store, NewCampaign(name="my-question", cells=[], spec={}))
+    assert completions("frontier wat") == ["watch"]
+    assert completions("frontier status my", FRONTIER_STORE=str(path)) == ["my-question"]
+    assert completions("frontier status my", FRONTIER_STORE=str(tmp_path / "none.sqlite")) == []
