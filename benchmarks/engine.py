@@ -28,30 +28,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from benchmarks.engine_cases import SHAPES, methods_for
 from workers.engine import EngineSpec, Generation, GenerationFailure, GenerationRequest
 from workers.failures import EngineError
 from workers.vllm_engine import VllmEngine
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-7b": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "max_position_embeddings": 163840,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "bos_token_id": 151643,
-        "eos_token_id": 151645,
-        "torch_dtype": "bfloat16",
-    },
-}
 PREFILL_RUNS = 2
 LONG_TOKENS = 65536
 """Prompts beyond this are prefilled once, after the warm-up."""
@@ -89,28 +70,6 @@ class Run:
                 traceback.print_exc()
                 self.notes.append(f"{name}: {type(error).__name__}: {error}")
         self.save()
-
-
-def methods_for(length: int) -> dict[str, dict[str, Any]]:
-    """The methods' wire forms at a length; prefill budgets of about a twentieth of the context."""
-    tokens = length // 20
-    return {
-        "block_sparse": {
-            "prefill": {"name": "block_sparse", "top_blocks": max(8, tokens // 64), "block_size": 64, "row_block": 128}
-        },
-        "vertical_slash": {
-            "prefill": {"name": "vertical_slash", "vertical_size": tokens, "slash_size": 68}
-        },
-        "flexprefill": {"prefill": {"name": "flexprefill", "alpha": 0.0, "min_budget": 72}},
-        "quest_1024": {"decode": {"name": "quest", "token_budget": 1024}},
-        "quest_4096": {"decode": {"name": "quest", "token_budget": 4096}},
-        "snapkv_2048": {"compress": {"name": "snapkv", "token_capacity": 2048}},
-        "ada_snapkv_2048": {"compress": {"name": "ada_snapkv", "token_capacity": 2048}},
-        "snapkv_2048+quest_1024": {
-            "compress": {"name": "snapkv", "token_capacity": 2048},
-            "decode": {"name": "quest", "token_budget": 1024},
-        },
-    }  # fmt: skip
 
 
 def environment() -> dict[str, Any]:

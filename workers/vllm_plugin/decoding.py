@@ -42,10 +42,8 @@ class Group:
     """A bound, rounded up so that kernels see few different values."""
     max_budget: int
 
-    @property
-    def rebuilt(self) -> list[int]:
-        """One row, the last, of each request whose page summaries are built anew."""
-        return list({id(s.request): i for i, s in enumerate(self.spans) if not s.continues}.values())
+    rebuilt: tuple[int, ...]
+    """One row, the last, of each request whose page summaries are built anew."""
 
 
 def group_key(span: Span) -> tuple[str, int, bool]:
@@ -89,6 +87,7 @@ def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Grou
         slots=torch.where(numbers[4] > 0, metadata.slot_mapping[numbers[0]], -1),
         max_generated=-(-max(s.end_position - s.request.prompt_length for s in spans) // 256) * 256,
         max_budget=max(budgets),
+        rebuilt=tuple({id(s.request): i for i, s in enumerate(spans) if not s.continues}.values()),
     )
 
 
@@ -180,11 +179,10 @@ class Decoder:
         if store is None:
             store = quest.new_store(cache.keys.shape[0], cache.page_size, page_size, cache.keys)
             self._stores[page_size] = store
-        rebuilt = group.rebuilt
-        for i in rebuilt:
+        for i in group.rebuilt:
             length = group.spans[i].end_position
             quest.build_summaries(store, cache.keys, group.block_table[i], length, page_size)
-        if len(rebuilt) < len(group.spans):
+        if len(group.rebuilt) < len(group.spans):
             self._update(store, call.key[group.tokens], group.slots, page_size)
         return store
 

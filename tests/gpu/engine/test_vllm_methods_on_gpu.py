@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.engine import SHAPES
+from benchmarks.engine_cases import SHAPES
 from workers.engine import EngineSpec, Generation, GenerationRequest
 from workers.vllm_engine import VllmEngine
 

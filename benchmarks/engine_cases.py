@@ -1,0 +1,48 @@
+"""What `benchmarks.engine` measures: shapes of models, and the methods at each length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-7b": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "max_position_embeddings": 163840,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+        "torch_dtype": "bfloat16",
+    },
+}
+
+
+def methods_for(length: int) -> dict[str, dict[str, Any]]:
+    """The methods' wire forms at a length; prefill budgets of about a twentieth of the context."""
+    tokens = length // 20
+    return {
+        "block_sparse": {
+            "prefill": {"name": "block_sparse", "top_blocks": max(8, tokens // 64), "block_size": 64, "row_block": 128}
+        },
+        "vertical_slash": {
+            "prefill": {"name": "vertical_slash", "vertical_size": tokens, "slash_size": 68}
+        },
+        "flexprefill": {"prefill": {"name": "flexprefill", "alpha": 0.0, "min_budget": 72}},
+        "quest_1024": {"decode": {"name": "quest", "token_budget": 1024}},
+        "quest_4096": {"decode": {"name": "quest", "token_budget": 4096}},
+        "snapkv_2048": {"compress": {"name": "snapkv", "token_capacity": 2048}},
+        "ada_snapkv_2048": {"compress": {"name": "ada_snapkv", "token_capacity": 2048}},
+        "snapkv_2048+quest_1024": {
+            "compress": {"name": "snapkv", "token_capacity": 2048},
+            "decode": {"name": "quest", "token_budget": 1024},
+        },
+    }  # fmt: skip
