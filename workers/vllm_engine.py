@@ -237,6 +237,8 @@ def _start(spec: EngineSpec, meter: Meter) -> Any:
     on_cpu = platforms.current_platform.is_cpu()
     launch.prepare_environment(spec, on_cpu)
     launch.check_parallel(spec, config, None if on_cpu else platforms.current_platform.device_count())
+    if not on_cpu:
+        launch.check_memory(spec, platforms.current_platform.get_device_total_memory())
     try:
         return _make_engine(spec, config, meter, on_cpu)
     except Exception as error:

@@ -51,6 +51,25 @@ def check_parallel(spec: EngineSpec, config: Mapping[str, Any], num_devices: int
         raise EngineStartError(f"tensor_parallel is {ranks}, but {num_devices} GPU(s) are visible")
 
 
+def weight_bytes(folder: Path) -> int:
+    """Size of the weights on disk, of the first format that is there."""
+    for pattern in WEIGHT_PATTERNS:
+        files = list(folder.glob(pattern))
+        if files:
+            return sum(f.stat().st_size for f in files)
+    return 0
+
+
+def check_memory(spec: EngineSpec, device_bytes: int) -> None:
+    """Raise EngineOutOfMemory when the weights alone exceed the share of each device that the engine may use."""
+    share, needed = device_bytes * spec.gpu_memory_utilization, weight_bytes(Path(spec.model)) / spec.tensor_parallel
+    if spec.load_format != "dummy" and needed > share:
+        raise EngineOutOfMemory(
+            f"the weights need {needed / 2**30:.1f} GiB on each of {spec.tensor_parallel} device(s), "
+            f"but {share / 2**30:.1f} GiB ({spec.gpu_memory_utilization:.0%} of a device) may be used"
+        )
+
+
 def rope_override(spec: EngineSpec, config: Mapping[str, Any]) -> dict[str, Any]:
     """The override of the model's config that applies `rope_scaling`, with the model's own base frequency."""
     if spec.rope_scaling is None:

@@ -51,6 +51,15 @@ def test_more_ranks_than_gpus(folder: Path) -> None:
         launch.check_parallel(spec(folder, tensor_parallel=4), CONFIG, 2)
 
 
+def test_weights_that_cannot_fit_are_refused_before_anything_starts(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(bytes(3000))
+    (folder / "pytorch_model.bin").write_bytes(bytes(3000))
+    launch.check_memory(spec(folder, tensor_parallel=2, gpu_memory_utilization=0.5), 3000)
+    launch.check_memory(spec(folder, load_format="dummy"), 1)
+    with pytest.raises(EngineOutOfMemory, match=r"on each of 1 device\(s\).*90% of a device"):
+        launch.check_memory(spec(folder), 3000)
+
+
 def test_rope_scaling_becomes_an_override_with_the_models_own_base(folder: Path) -> None:
     scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32768}
     override = launch.rope_override(spec(folder, rope_scaling=scaling), CONFIG)
