@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.spec import CampaignSpec
     from orchestrator.scheduler.campaign import CampaignResult
     from orchestrator.scheduler.pool import WorkerPool
+    from orchestrator.store.campaigns import Settings
     from orchestrator.store.session import Store
 
 PLAIN_SECONDS = 5.0
@@ -88,7 +89,7 @@ def prepare(path: Path) -> tuple[CampaignSpec, list[Cell]]:
 def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, as_json: bool) -> int:
     from orchestrator.cli.status import show
     from orchestrator.cli.status_document import status_document
-    from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign
+    from orchestrator.store.campaigns import NewCampaign, create_campaign
     from orchestrator.store.session import open_store
     from orchestrator.store.views import campaign_snapshot
 
@@ -101,7 +102,7 @@ def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, a
                 spec=spec.model_dump(mode="json"),
                 engine_name=options.engine,
                 code_revision=code_revision(),
-                settings=Settings(samples_per_shard=spec.shard_samples) if spec.shard_samples else Settings(),
+                settings=shard_settings(spec),
             ),
         )
         note(f"{spec.name}: {len(cells):,} cells, {sum(c.num_samples for c in cells):,} samples, store {store.url}")
@@ -113,6 +114,16 @@ def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, a
         show(document)
     _say_what_next(result)
     return result.exit_code
+
+
+def shard_settings(spec: CampaignSpec) -> Settings:
+    """Shards of the size that the spec names, else by their predicted time."""
+    from orchestrator.domain.ordering import TARGET_SECONDS
+    from orchestrator.store.campaigns import Settings
+
+    if spec.shard_samples:
+        return Settings(samples_per_shard=spec.shard_samples, paired=spec.pair_methods)
+    return Settings(target_seconds=TARGET_SECONDS, paired=spec.pair_methods)
 
 
 def _drive(store: Store, name: str, options: RunOptions) -> CampaignResult:

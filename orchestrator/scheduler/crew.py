@@ -136,7 +136,7 @@ class Crew:
         if member.condition is Condition.BROKEN and member.has_told_all:
             failure = member.report.failure if member.report else None
             reason = failure.message if failure else "broken"
-            at_start = failure is not None and failure.where == "start"
+            at_start = failure is not None and (failure.where == "start" or not member.seen)
             return Departure(Loss(member, reason, ended_orderly=True), WorkerState.LOST, failure, at_start)
         if member.condition is Condition.DRAINED and member.has_told_all:
             return Departure(Loss(member, "drained", FailureKind.PREEMPTED, True), WorkerState.STOPPED)
@@ -173,9 +173,12 @@ class Crew:
 
     def note_up(self, member: Member) -> None:
         member.is_up = True
-        self._failed_starts.pop(member.engine_key, None)
         if member.report is not None and member.report.facts is not None:
             self._hiring.note_load(member.engine_key, member.report.facts.load_seconds)
+
+    def note_work(self, member: Member) -> None:
+        """An engine has given outcomes: its kind can start."""
+        self._failed_starts.pop(member.engine_key, None)
 
     def demands(self, left: Mapping[str, Remaining]) -> dict[str, Demand]:
         """Ready work and workers, by engine."""

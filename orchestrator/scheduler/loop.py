@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -12,21 +12,22 @@ import sqlalchemy as sa
 from orchestrator.domain.states import CampaignState, Ending, ShardState
 from orchestrator.scheduler import ledger
 from orchestrator.scheduler.crew import Crew, Departure, departure_of_distrusted, departure_of_missing
+from orchestrator.scheduler.feeding import Feeder
 from orchestrator.scheduler.ledger import Committed
 from orchestrator.scheduler.member import Member
 from orchestrator.scheduler.orders import shard_order
 from orchestrator.scheduler.outage import Outage
 from orchestrator.scheduler.pool import WorkerPool
 from orchestrator.scheduler.settings import LoopSettings
-from orchestrator.scheduler.staffing import num_shards_to_claim, samples_wanted
 from orchestrator.store import fleet, leases, plan
+from orchestrator.store.budget import gpu_hours_used
 from orchestrator.store.campaigns import Fence, Grip, Superseded, change_state, hold
 from orchestrator.store.endings import release_attempts
 from orchestrator.store.leases import Claim
-from orchestrator.store.plan import CampaignPlan, Remaining
+from orchestrator.store.plan import CampaignPlan
 from orchestrator.store.schema import shards
 from orchestrator.store.session import Store, StoreUnavailable
-from workers.exchange import Condition, StaleOrchestrator
+from workers.exchange import StaleOrchestrator
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class CampaignLoop:
         self._now, self._pause = clock, pause
         self._crew = Crew(campaign, pool, settings, clock)
         self._outage = Outage(store, fence, settings, clock)
-        self._left: dict[str, Remaining] = {}
+        self._feeder = Feeder(settings)
         self._gone: list[Departure] = []
         self._listened_at = self._looked_at = self._noted_at = self._renewed_at = float("-inf")
         self._drain_until: float | None = None
@@ -133,7 +134,8 @@ class CampaignLoop:
         """Everything that this round changes in the store, in one transaction; None when there is nothing."""
         departures = self._departures()
         look = self._now() - self._looked_at >= self._look_seconds()
-        hungry = [m for m in self._crew.all() if self._appetite(m) > 0]
+        feeding = self._drain_until is None and self.state is CampaignState.RUNNING
+        hungry = feeding and any(self._feeder.appetite(m) > 0 for m in self._crew.all())
         if not (look or departures or hungry or any(m.backlog for m in self._crew.all())):
             return None
         with self._store.write() as connection:
@@ -143,9 +145,9 @@ class CampaignLoop:
             self._see_off(connection, grip, made, departures)
             if look or departures:
                 self._look(connection, grip, made)
-            left = made.done.remaining if made.looked else self._left
-            self._claim(connection, grip, made, dict(left))
-            self._hire(connection, grip, made, left)
+                self._feeder.left = made.done.remaining
+            self._claim(connection, grip, made)
+            self._hire(connection, grip, made)
         return made
 
     def _look_seconds(self) -> float:
@@ -185,9 +187,20 @@ class CampaignLoop:
             flying = sum(m.report.progress.num_in_flight for m in members if m.report)
             plan.note_tick(connection, grip, num_in_flight=flying, num_workers=len(members))
             self._noted_at = self._now()
+            self._check_budget(connection, grip)
         self.num_unfinished = plan.num_unfinished(connection, grip.campaign_id)
         if self.num_unfinished == 0 and grip.state is CampaignState.RUNNING:
             change_state(connection, grip.campaign_id, grip.now, CampaignState.COMPLETE, "no shard is left to do")
+
+    def _check_budget(self, connection: sa.Connection, grip: Grip) -> None:
+        """A campaign that has used up its GPU-hours is paused, and its engines are let go."""
+        budget = self._plan.gpu_hours
+        if budget is None or grip.state is not CampaignState.RUNNING:
+            return
+        if gpu_hours_used(connection, grip, self._plan.engines) >= budget:
+            reason = f"its budget of {budget:g} GPU-hours is used up"
+            change_state(connection, grip.campaign_id, grip.now, CampaignState.PAUSED, reason)
+            self.drain(self._settings.grace_seconds)
 
     def _cancel_leased(self, connection: sa.Connection, grip: Grip) -> None:
         for worker_id, attempt_ids in plan.open_of_workers(connection, grip.campaign_id).items():
@@ -204,58 +217,16 @@ class CampaignLoop:
         lost = {attempt_id for member in self._crew.all() for attempt_id in member.vanished()}
         release_attempts(connection, grip, leases.open_attempts(connection, lost).values(), "the order never arrived")
 
-    def _claim(self, connection: sa.Connection, grip: Grip, made: _Round, left: dict[str, Remaining]) -> None:
-        if self._drain_until is not None:
-            return
-        leaving = {d.loss.member.id for d in made.departures}
-        for member in sorted(self._crew.all(), key=lambda m: m.num_held):
-            number = self._shards_for(member, left) if member.id not in leaving else 0
-            if number:
-                claims = ledger.claim_for(
-                    connection,
-                    grip,
-                    member,
-                    number,
-                    lease_seconds=self._settings.lease_seconds,
-                    policy=self._settings.policy,
-                )
-                made.claims.append((member, claims))
-                _take_from(left, member.engine_key, claims, number)
-        self._left = left
+    def _claim(self, connection: sa.Connection, grip: Grip, made: _Round) -> None:
+        if self._drain_until is None:
+            leaving = {d.loss.member.id for d in made.departures}
+            staying = [m for m in self._crew.all() if m.id not in leaving]
+            made.claims = self._feeder.claim(connection, grip, staying)
 
-    def _appetite(self, member: Member) -> int:
-        """Samples that this worker should hold beyond those it has."""
-        usable = member.condition is Condition.READY and not member.told_to_drain
-        if not usable or member.drain_seconds is not None or self._drain_until is not None:
-            return 0
-        if self.state is not CampaignState.RUNNING or self._left.get(member.engine_key, _NOTHING).num_shards == 0:
-            return 0
-        return self._wanted(member) - member.num_held
-
-    def _wanted(self, member: Member) -> int:
-        return samples_wanted(
-            max_in_flight=member.engine.max_in_flight,
-            per_second=member.per_second(),
-            lookahead_seconds=self._settings.lookahead_seconds,
-        )
-
-    def _shards_for(self, member: Member, left: Mapping[str, Remaining]) -> int:
-        ready = left.get(member.engine_key, _NOTHING)
-        if self._appetite(member) <= 0 or not ready.num_shards:
-            return 0
-        return num_shards_to_claim(
-            num_held=member.num_held,
-            num_wanted=self._wanted(member),
-            samples_per_shard=max(1, ready.num_samples // ready.num_shards),
-            num_ready=ready.num_shards,
-            num_workers=sum(m.engine_key == member.engine_key for m in self._crew.all()),
-            num_least=2 * member.engine.max_in_flight,
-        )
-
-    def _hire(self, connection: sa.Connection, grip: Grip, made: _Round, left: Mapping[str, Remaining]) -> None:
+    def _hire(self, connection: sa.Connection, grip: Grip, made: _Round) -> None:
         if not made.looked or self._drain_until is not None or grip.state is not CampaignState.RUNNING:
             return
-        nodes = self._pool.nodes()
+        nodes, left = self._pool.nodes(), made.done.remaining
         if nodes:
             for member in self._crew.leavers(left):
                 member.drain_seconds = self._settings.lookahead_seconds
@@ -272,15 +243,18 @@ class CampaignLoop:
         self.state = done.grip.state
         for member in self._crew.all():
             member.committed(done.num_records.get(member.id, 0))
-            member.note_speed(self._now(), done.num_outcomes.get(member.id, 0))
+            if member.is_up:
+                member.note_speed(self._now(), done.num_outcomes.get(member.id, 0))
             member.num_uncounted = 0 if made.looked else member.num_uncounted + done.num_outcomes.get(member.id, 0)
             if member.report is not None and member.report.facts is not None and not member.is_up:
                 self._crew.note_up(member)
+            if done.num_outcomes.get(member.id, 0):
+                self._crew.note_work(member)
         for leaving in made.departures:
             self._crew.see_off(leaving)
         self._gone = []
         if made.looked:
-            self._looked_at, self._left = self._now(), done.remaining
+            self._looked_at = self._now()
             self._compare(done)
         if made.departures:  # their places are free now: look again at once
             self._looked_at = float("-inf")
@@ -314,16 +288,3 @@ class CampaignLoop:
             grip = hold(connection, self._fence)
             for member in self._crew.all():
                 self._crew.dismiss(connection, grip, member)
-
-
-_NOTHING = Remaining(0, 0)
-
-
-def _take_from(left: dict[str, Remaining], engine_key: str, claims: list[Claim], asked: int) -> None:
-    """Count claims off what is left; fewer than asked for means that nothing more is ready now."""
-    before = left[engine_key]
-    if len(claims) < asked:
-        left[engine_key] = _NOTHING
-        return
-    samples = before.num_samples - sum(len(c.indices) for c in claims)
-    left[engine_key] = Remaining(before.num_shards - len(claims), max(0, samples))

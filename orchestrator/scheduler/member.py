@@ -11,6 +11,7 @@ from workers.exchange import Condition, Record, WorkerMessage, WorkerReport
 from workers.protocol import ShardOrder
 
 _SPEED_MEMORY_SECONDS = 60.0
+_LEAST_NOTES = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -102,8 +103,13 @@ class Member:
 
     def note_speed(self, now: float, num_outcomes: int) -> None:
         self.speed.append((now, num_outcomes))
-        while self.speed and now - self.speed[0][0] > _SPEED_MEMORY_SECONDS:
+        while len(self.speed) > _LEAST_NOTES and now - self.speed[0][0] > _SPEED_MEMORY_SECONDS:
             self.speed.popleft()
+
+    @property
+    def speed_is_known(self) -> bool:
+        """Enough was noted to judge it by."""
+        return len(self.speed) >= _LEAST_NOTES and self.per_second() > 0
 
     def per_second(self) -> float:
         """Outcomes a second over the last minute; 0 until there are some."""

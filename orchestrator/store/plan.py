@@ -45,6 +45,8 @@ class CampaignPlan:
     engines: Mapping[str, EngineSpec]
     model_names: Mapping[str, str]
     """By engine key."""
+    gpu_hours: float | None = None
+    """The spec's budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def load_plan(store: Store, fence: Fence) -> CampaignPlan:
         cells={row["id"]: _cell_plan(row) for row in rows},
         engines=engines,
         model_names={row["engine_key"]: row["model_name"] for row in rows},
+        gpu_hours=head["spec"].get("gpu_hours"),
     )
 
 
