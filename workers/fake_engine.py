@@ -151,7 +151,8 @@ def _digest(request: GenerationRequest, salt: str) -> bytes:
 
 def _struck(request: GenerationRequest, fault: str, options: Mapping[str, Any]) -> bool:
     share = float(options.get(f"{fault}_share", 0.0))
-    return share > 0 and is_struck(request.prompt_token_ids, fault, share)
+    is_canary = request.request_id.startswith("canary-")
+    return share > 0 and not is_canary and is_struck(request.prompt_token_ids, fault, share)
 
 
 def is_struck(prompt_token_ids: Sequence[int], fault: str, share: float) -> bool:

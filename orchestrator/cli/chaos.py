@@ -54,8 +54,8 @@ def chaos(
 
 def _show(report: DrillReport) -> None:
     kinds = {**report.faults, **{f"prompt: {k}": n for k, n in report.struck.items()}}
-    number = f"{report.num_faults} faults of {len(kinds)} kinds"
-    print(f"{number} in {report.seconds:.0f} s, seed {report.seed}, {report.store}")
+    counted = f"{report.num_faults} faults of {len(kinds)} kinds"
+    print(f"{counted} in {report.seconds:.0f} s, seed {report.seed}, {report.store}")
     for kind, number in kinds.items():
         print(f"  {number:5d}  {kind}")
     proof = report.proof

@@ -69,14 +69,26 @@ def run_campaign(
             watcher.show()
             if stop.is_set() or time.monotonic() > ends_at:
                 loop.drain(chosen.grace_seconds)
-        loop.finish()
+        _insist(loop.finish, chosen.outage_seconds)
         keep_workers = False
-        let_go(store, fence)
+        _insist(lambda: let_go(store, fence), chosen.outage_seconds)
         watcher.show(now=True)
     finally:
         pool.close(keep_workers=keep_workers)
     header = views.campaign_header(store, name)
     return CampaignResult(header, interrupted=header.state not in (CampaignState.COMPLETE, CampaignState.CANCELLED))
+
+
+def _insist(act: Callable[[], None], seconds: float) -> None:
+    """Do it as soon as the store allows; a campaign must not end badly because the store is away just then."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return act()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 class _Watcher:

@@ -3,56 +3,27 @@ one outcome a sample. All times are seconds since 1970 by the database's clock."
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table
 
 from orchestrator.domain.states import CampaignState, Ending, ShardState, WorkerState
-from workers.failures import FailureKind
-
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
+from orchestrator.store.columns import (
+    Id,
+    campaign_column,
+    count_column,
+    enum_type,
+    metadata,
+    sum_column,
+    text_column,
 )
-
-Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-
-def _enum(kind: type[StrEnum], name: str) -> sa.Enum:
-    values = [str(member) for member in kind]
-    return sa.Enum(
-        kind, name=name, native_enum=False, create_constraint=True, length=24, values_callable=lambda _: values
-    )
-
-
-def _count(name: str) -> Column[int]:
-    return Column(name, sa.BigInteger, nullable=False, server_default="0", default=0)
-
-
-def _sum(name: str) -> Column[float]:
-    return Column(name, sa.Double, nullable=False, server_default="0", default=0.0)
-
-
-def _text(name: str) -> Column[str]:
-    return Column(name, sa.Text, nullable=False, server_default="", default="")
-
-
-def _campaign() -> Column[int]:
-    return Column("campaign_id", Id, ForeignKey("campaigns.id"), nullable=False)
-
+from workers.failures import FailureKind
 
 campaigns = Table(
     "campaigns",
     metadata,
     Column("id", Id, primary_key=True),
     Column("name", sa.String(200), nullable=False, unique=True),
-    Column("state", _enum(CampaignState, "state"), nullable=False),
+    Column("state", enum_type(CampaignState, "state"), nullable=False),
     Column("spec", sa.JSON, nullable=False),
     Column("spec_hash", sa.String(64), nullable=False),
     Column("code_revision", sa.String(80), nullable=False),
@@ -72,7 +43,7 @@ cells = Table(
     "cells",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("key", sa.String(80), nullable=False),
     Column("position", sa.Integer, nullable=False),
     Column("model_name", sa.String(200), nullable=False),
@@ -90,26 +61,26 @@ cells = Table(
     Column("compression", sa.Double),
     Column("max_output_tokens", sa.Integer, nullable=False),
     Column("sampling", sa.JSON, nullable=False),
-    _count("num_recorded"),
-    _count("num_correct"),
-    _count("num_incorrect"),
-    _count("num_unanswered"),
-    _count("num_unscored"),
-    _count("num_failed"),
-    _count("num_scored"),
-    _count("num_measured"),
-    _sum("score_sum"),
-    _sum("score_square_sum"),
-    _sum("density_prefill_sum"),
-    _sum("density_decode_sum"),
-    _count("num_density_decode"),
-    _sum("kv_kept_sum"),
-    _count("prompt_tokens"),
-    _count("cached_tokens"),
-    _count("output_tokens"),
-    _sum("seconds_total_sum"),
-    _sum("seconds_to_first_token_sum"),
-    _sum("seconds_decode_sum"),
+    count_column("num_recorded"),
+    count_column("num_correct"),
+    count_column("num_incorrect"),
+    count_column("num_unanswered"),
+    count_column("num_unscored"),
+    count_column("num_failed"),
+    count_column("num_scored"),
+    count_column("num_measured"),
+    sum_column("score_sum"),
+    sum_column("score_square_sum"),
+    sum_column("density_prefill_sum"),
+    sum_column("density_decode_sum"),
+    count_column("num_density_decode"),
+    sum_column("kv_kept_sum"),
+    count_column("prompt_tokens"),
+    count_column("cached_tokens"),
+    count_column("output_tokens"),
+    sum_column("seconds_total_sum"),
+    sum_column("seconds_to_first_token_sum"),
+    sum_column("seconds_decode_sum"),
     Column("first_recorded_at", sa.Double),
     Column("last_recorded_at", sa.Double),
     sa.UniqueConstraint("campaign_id", "key"),
@@ -121,18 +92,18 @@ shards = Table(
     "shards",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("cell_id", Id, ForeignKey("cells.id"), nullable=False),
     Column("engine_key", sa.String(64), nullable=False),
     Column("rank", sa.BigInteger, nullable=False),
     Column("first_index", sa.Integer, nullable=False),
     Column("num_samples", sa.Integer, nullable=False),
-    _sum("predicted_seconds"),
-    Column("state", _enum(ShardState, "state"), nullable=False),
-    _count("num_recorded"),
-    _count("num_attempts"),
-    _count("num_charged"),
-    _count("num_losses"),
+    sum_column("predicted_seconds"),
+    Column("state", enum_type(ShardState, "state"), nullable=False),
+    count_column("num_recorded"),
+    count_column("num_attempts"),
+    count_column("num_charged"),
+    count_column("num_losses"),
     Column("not_before", sa.Double, nullable=False, server_default="0"),
     Column("max_in_flight", sa.Integer),
     sa.UniqueConstraint("cell_id", "first_index"),
@@ -147,29 +118,29 @@ workers = Table(
     "workers",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("name", sa.String(200), nullable=False, unique=True),
     Column("pool", sa.String(40), nullable=False),
     Column("engine_key", sa.String(64), nullable=False),
     Column("model_name", sa.String(200), nullable=False),
-    Column("state", _enum(WorkerState, "state"), nullable=False),
-    _text("node"),
+    Column("state", enum_type(WorkerState, "state"), nullable=False),
+    text_column("node"),
     Column("pid", sa.BigInteger),
-    _text("device"),
+    text_column("device"),
     Column("facts", sa.JSON),
-    _count("num_weight_loads"),
-    _sum("load_seconds"),
+    count_column("num_weight_loads"),
+    sum_column("load_seconds"),
     Column("started_at", sa.Double, nullable=False),
     Column("seen_at", sa.Double, nullable=False),
     Column("stopped_at", sa.Double),
-    _count("num_in_flight"),
-    _count("num_queued"),
-    _count("num_tokens"),
-    _sum("kv_use"),
-    _count("num_outcomes"),
-    _count("good_until_attempt"),
+    count_column("num_in_flight"),
+    count_column("num_queued"),
+    count_column("num_tokens"),
+    sum_column("kv_use"),
+    count_column("num_outcomes"),
+    count_column("good_until_attempt"),
     Column("good_canary_at", sa.Double),
-    _text("last_words"),
+    text_column("last_words"),
     Index("ix_workers_campaign_state", "campaign_id", "state"),
 )
 
@@ -177,20 +148,20 @@ attempts = Table(
     "attempts",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("shard_id", Id, ForeignKey("shards.id"), nullable=False),
     Column("worker_id", Id, ForeignKey("workers.id"), nullable=False),
     Column("epoch", sa.BigInteger, nullable=False),
     Column("num_ordered", sa.Integer, nullable=False),
-    _count("num_recorded"),
+    count_column("num_recorded"),
     Column("isolated", sa.JSON, nullable=False),
     Column("max_in_flight", sa.Integer),
     Column("executor", sa.String(40), nullable=False, server_default=""),
     Column("opened_at", sa.Double, nullable=False),
     Column("lease_until", sa.Double, nullable=False),
     Column("closed_at", sa.Double),
-    Column("ending", _enum(Ending, "ending")),
-    Column("failure_kind", _enum(FailureKind, "failure_kind")),
+    Column("ending", enum_type(Ending, "ending")),
+    Column("failure_kind", enum_type(FailureKind, "failure_kind")),
     CheckConstraint("(closed_at IS NULL) = (ending IS NULL)", name="closed_once"),
     Index(
         "one_open_attempt_a_shard",
@@ -216,20 +187,20 @@ outcomes = Table(
     Column("prompt_hash", sa.String(80), nullable=False),
     Column("verdict", sa.String(12), nullable=False),
     Column("score", sa.Double),
-    Column("failure_kind", _enum(FailureKind, "failure_kind")),
-    _text("extracted"),
-    _text("reason"),
-    _text("finish_reason"),
-    _count("num_prompt_tokens"),
-    _count("num_cached_tokens"),
-    _count("num_output_tokens"),
+    Column("failure_kind", enum_type(FailureKind, "failure_kind")),
+    text_column("extracted"),
+    text_column("reason"),
+    text_column("finish_reason"),
+    count_column("num_prompt_tokens"),
+    count_column("num_cached_tokens"),
+    count_column("num_output_tokens"),
     Column("density_prefill", sa.Double),
     Column("density_decode", sa.Double),
     Column("kv_kept", sa.Double),
-    _count("num_decode_steps"),
-    _sum("seconds_to_first_token"),
-    _sum("seconds_decode"),
-    _sum("seconds_total"),
+    count_column("num_decode_steps"),
+    sum_column("seconds_to_first_token"),
+    sum_column("seconds_decode"),
+    sum_column("seconds_total"),
     Column("extras", sa.JSON),
     CheckConstraint("verdict IN ('correct', 'incorrect', 'unanswered', 'unscored')", name="verdict"),
     CheckConstraint("verdict <> 'unscored' OR score IS NULL", name="unscored_has_no_score"),
@@ -244,7 +215,7 @@ completions = Table(
     metadata,
     Column("cell_id", Id, primary_key=True),
     Column("sample_index", sa.Integer, primary_key=True),
-    _text("text"),
+    text_column("text"),
     sa.ForeignKeyConstraint(
         ["cell_id", "sample_index"], ["outcomes.cell_id", "outcomes.sample_index"], ondelete="CASCADE"
     ),
@@ -256,9 +227,9 @@ failures = Table(
     "failures",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("at", sa.Double, nullable=False),
-    Column("kind", _enum(FailureKind, "kind"), nullable=False),
+    Column("kind", enum_type(FailureKind, "kind"), nullable=False),
     Column("cell_id", Id, ForeignKey("cells.id")),
     Column("shard_id", Id, ForeignKey("shards.id")),
     Column("attempt_id", Id),
@@ -266,10 +237,10 @@ failures = Table(
     Column("sample_index", sa.Integer),
     Column("charged", sa.Boolean, nullable=False),
     Column("answer", sa.String(24), nullable=False),
-    _text("place"),
-    _text("message"),
-    _text("detail"),
-    _text("reproduction"),
+    text_column("place"),
+    text_column("message"),
+    text_column("detail"),
+    text_column("reproduction"),
     Index("ix_failures_campaign", "campaign_id", "id"),
 )
 
@@ -280,7 +251,7 @@ suspects = Table(
     Column("sample_index", sa.Integer, primary_key=True),
     Column("shard_id", Id, ForeignKey("shards.id"), nullable=False),
     Column("num_deaths", sa.Integer, nullable=False),
-    Column("kind", _enum(FailureKind, "kind"), nullable=False),
+    Column("kind", enum_type(FailureKind, "kind"), nullable=False),
     Index("ix_suspects_shard", "shard_id"),
 )
 """Samples that were in flight when an engine died and have no outcome yet: they run alone."""
@@ -289,13 +260,13 @@ events = Table(
     "events",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("at", sa.Double, nullable=False),
     Column("kind", sa.String(40), nullable=False),
     Column("shard_id", Id),
     Column("attempt_id", Id),
     Column("worker_id", Id),
-    _text("message"),
+    text_column("message"),
     Index("ix_events_campaign", "campaign_id", "id"),
 )
 
@@ -303,13 +274,13 @@ ticks = Table(
     "ticks",
     metadata,
     Column("id", Id, primary_key=True),
-    _campaign(),
+    campaign_column(),
     Column("at", sa.Double, nullable=False),
-    _count("num_recorded"),
-    _count("prompt_tokens"),
-    _count("output_tokens"),
-    _count("num_in_flight"),
-    _count("num_workers"),
+    count_column("num_recorded"),
+    count_column("prompt_tokens"),
+    count_column("output_tokens"),
+    count_column("num_in_flight"),
+    count_column("num_workers"),
     Index("ix_ticks_campaign_at", "campaign_id", "at"),
 )
 """Cumulative counters every few seconds: rates are differences of two rows."""

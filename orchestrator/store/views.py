@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from orchestrator.domain.states import ShardState
-from orchestrator.errors import StoreError
 from orchestrator.store.dialect import now_seconds
 from orchestrator.store.engine_record import engine_from_json, task_from_json
+from orchestrator.store.naming import UnknownCampaign, find_campaign
 from orchestrator.store.rows import (
     CampaignHeader,
     CampaignSnapshot,
     CellRow,
     EventRow,
     FailureRow,
-    OutcomeRow,
     Rates,
     WorkerRow,
 )
@@ -25,21 +24,16 @@ from orchestrator.store.schema import (
     attempts,
     campaigns,
     cells,
-    completions,
     events,
     failures,
-    outcomes,
     shards,
     ticks,
     workers,
 )
 from orchestrator.store.session import Store
+from orchestrator.store.stream import iter_outcomes
 
 RATE_WINDOW_SECONDS = 60.0
-
-
-class UnknownCampaign(StoreError):
-    """No campaign of this name is in the store; the text lists those that are."""
 
 
 def campaign_names(store: Store) -> list[str]:
@@ -93,62 +87,6 @@ def failure_rows(store: Store, name: str | None = None, *, limit: int = 1000) ->
     """The latest failures, newest first."""
     with store.read() as connection:
         return _failures(connection, find_campaign(connection, name), limit)
-
-
-def iter_outcomes(
-    store: Store, name: str | None = None, *, with_completions: bool = False, chunk: int = 2000
-) -> Iterator[OutcomeRow]:
-    """Every recorded sample in the order (cell, index), streamed so that millions fit."""
-    with store.read() as connection:
-        campaign_id = find_campaign(connection, name)
-        wanted = connection.execute(
-            sa.select(cells.c.id, cells.c.key).where(cells.c.campaign_id == campaign_id).order_by(cells.c.position)
-        ).all()
-    for cell_id, key in wanted:
-        yield from _outcomes_of_cell(store, cell_id, key, with_completions, chunk)
-
-
-def _outcomes_of_cell(store: Store, cell_id: int, key: str, with_completions: bool, chunk: int) -> Iterator[OutcomeRow]:
-    last = -1
-    while True:
-        with store.read() as connection:
-            rows = connection.execute(_outcome_page(cell_id, last, with_completions, chunk)).mappings().all()
-        for row in rows:
-            yield OutcomeRow(cell_key=key, **row)
-        if len(rows) < chunk:
-            return
-        last = rows[-1]["sample_index"]
-
-
-def _outcome_page(cell_id: int, after: int, with_completions: bool, chunk: int) -> sa.Select[Any]:
-    text = completions.c.text if with_completions else sa.literal("")
-    source = outcomes.join(attempts, attempts.c.id == outcomes.c.attempt_id)
-    if with_completions:
-        source = source.outerjoin(
-            completions,
-            (completions.c.cell_id == outcomes.c.cell_id) & (completions.c.sample_index == outcomes.c.sample_index),
-        )
-    return (
-        sa.select(*outcomes.c, attempts.c.worker_id, sa.func.coalesce(text, "").label("completion"))
-        .select_from(source)
-        .where(outcomes.c.cell_id == cell_id, outcomes.c.sample_index > after)
-        .order_by(outcomes.c.sample_index)
-        .limit(chunk)
-    )
-
-
-def find_campaign(connection: sa.Connection, name: str | None) -> int:
-    """The id of the campaign `name`, or of the newest. Raises UnknownCampaign."""
-    wanted = sa.select(campaigns.c.id).order_by(campaigns.c.id.desc()).limit(1)
-    if name is not None:
-        wanted = wanted.where(campaigns.c.name == name)
-    found = connection.scalar(wanted)
-    if found is not None:
-        return int(found)
-    known = connection.scalars(sa.select(campaigns.c.name).order_by(campaigns.c.id.desc()).limit(10)).all()
-    if not known:
-        raise UnknownCampaign("the store holds no campaign yet")
-    raise UnknownCampaign(f"no campaign named {name!r}; there are: {', '.join(sorted(known))}")
 
 
 def _header(connection: sa.Connection, campaign_id: int) -> CampaignHeader:
@@ -319,3 +257,18 @@ def _rates(connection: sa.Connection, campaign_id: int) -> Rates:
         num_in_flight=last.num_in_flight,
         history=tuple((r.at, r.num_recorded, r.prompt_tokens, r.output_tokens) for r in rows),
     )
+
+
+__all__ = [
+    "UnknownCampaign",
+    "campaign_header",
+    "campaign_headers",
+    "campaign_names",
+    "campaign_snapshot",
+    "cell_rows",
+    "event_rows",
+    "failure_rows",
+    "find_campaign",
+    "iter_outcomes",
+    "shard_counts",
+]

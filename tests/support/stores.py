@@ -14,7 +14,7 @@ from tests.support.postgres import PostgresMissing, PostgresServer
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     try:
-        server = PostgresServer()
+        server = PostgresServer(durable=False)
     except PostgresMissing as missing:
         pytest.skip(str(missing))
     yield server

@@ -22,7 +22,8 @@ class PostgresMissing(Exception):
 class PostgresServer:
     """Started by the constructor; `stop` removes everything. `database()` makes a fresh, empty database."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, durable: bool = True) -> None:
+        self._durable = durable
         self._programs = _program_folder()
         self.folder = folder or Path(tempfile.mkdtemp(prefix="frontier-pg-", dir="/tmp"))
         self.port = _free_port()
@@ -39,6 +40,7 @@ class PostgresServer:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=100"
+        options += "" if self._durable else " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
         log = str(self.folder / "log")
         self._run("pg_ctl", "-D", str(self.data), "-l", log, "-w", "-t", str(_START_SECONDS), "-o", options, "start")
 

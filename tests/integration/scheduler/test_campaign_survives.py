@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -23,9 +24,10 @@ from orchestrator.store.schema import workers
 from orchestrator.store.session import Store, StoreUnavailable
 from orchestrator.store.verify import verify_campaign
 from tests.support.campaigns import FAST, make_campaign, outcome_table, stop_after
+from workers.engine import EngineSpec
 from workers.exchange import WorkerMessage, WorkerReport
 from workers.failures import FailureKind
-from workers.fake_engine import is_struck
+from workers.fake_engine import FakeEngine, is_struck
 
 
 def loop_on(store: Store, pool: InlinePool, name: str = "drill") -> CampaignLoop:
@@ -271,15 +273,32 @@ def test_out_of_memory_ends_with_fewer_in_flight(store: Store) -> None:
     assert verify_campaign(store).is_proven
 
 
-def test_a_broken_device_is_caught_by_its_canary_and_its_work_done_again(store: Store) -> None:
-    make_campaign(store, num_samples=10)
-    settings = replace(FAST, canary_seconds=0.2)
+class FailingDevice(FakeEngine):
+    """The first one loaded computes nonsense after a while; those after it are sound."""
+
+    loaded: ClassVar[list[FakeEngine]] = []
+
+    def __init__(self, spec: EngineSpec) -> None:
+        first = not self.loaded
+        super().__init__(replace(spec, options={**spec.options, "wrong_after": 20}) if first else spec)
+        self.loaded.append(self)
+
+
+def test_a_broken_device_is_caught_by_its_canary_and_its_work_done_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_campaign(store, "sound", num_samples=60)
+    assert run_campaign(store, "sound", InlinePool(1), settings=FAST).exit_code == 0
+    make_campaign(store, num_samples=60, options={"seconds": 0.02})
+    monkeypatch.setattr("workers.fake_engine.FakeEngine", FailingDevice)
+    FailingDevice.loaded.clear()
+    settings = replace(FAST, canary_seconds=0.3)
     assert run_campaign(store, "drill", InlinePool(1), settings=settings).exit_code == 0
-    good = outcome_table(store)
-    kinds = [e.kind for e in views.event_rows(store, limit=1000)]
-    assert "canary_good" in kinds
-    assert "canary_failed" not in kinds
-    assert len(good) == 40
+    kinds = [e.kind for e in views.event_rows(store, "drill", limit=5000)]
+    assert "canary_failed" in kinds
+    assert len(FailingDevice.loaded) > 1
+    assert outcome_table(store, "drill") == outcome_table(store, "sound")
+    assert verify_campaign(store, "drill").is_proven
 
 
 def test_stopping_drains_and_the_same_call_goes_on(store: Store) -> None:
