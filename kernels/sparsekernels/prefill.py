@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,6 +71,8 @@ def sparse_prefill(
     a method whose density is known beforehand (`calibration.analytic_density`) and larger runs dense, on record.
     """
     kind = parse_executor(executor)
+    if q.shape[0] == 0:
+        return PrefillResult(q if out is None else out, torch.zeros(q.shape[1], dtype=torch.int64, device=q.device), 0)
     if dense_above is not None and (analytic_density(method, q.shape[0], length) or 0.0) > dense_above:
         return _dense(q, kv, length, kind, scale, out)
     if kind is not Executor.REFERENCE:
@@ -84,6 +87,42 @@ def sparse_prefill(
     if out is not None:
         result = out.copy_(result)
     return PrefillResult(result, selection.computed_pairs(), allowed_pairs(q.shape[0], length))
+
+
+def sparse_prefill_batch(
+    q: Tensor,
+    kv: KeyValues,
+    methods: Sequence[PrefillMethod],
+    *,
+    query_lengths: Sequence[int],
+    lengths: Sequence[int],
+    executor: str = Executor.FLASH,
+    scale: float | None = None,
+    row_block: int | None = None,
+    out: Tensor | None = None,
+) -> list[PrefillResult]:
+    """`sparse_prefill` of several requests, each with its own method: q [sum of T, Hq, D] packed in their order.
+
+    Request i has query_lengths[i] rows, lengths[i] tokens and row i of kv.block_table. The results' outputs are views
+    of one tensor, `out` when given.
+    """
+    if sum(query_lengths) != q.shape[0] or not len(methods) == len(query_lengths) == len(lengths):
+        raise ValueError(
+            f"{q.shape[0]} query rows for {len(methods)} methods, {len(lengths)} lengths and query lengths "
+            f"{list(query_lengths)}"
+        )
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    results, start = [], 0
+    for i, (method, rows, length) in enumerate(zip(methods, query_lengths, lengths, strict=True)):
+        own = KeyValues(kv.keys, kv.values, kv.block_table[i : i + 1])
+        part = slice(start, start + rows)
+        results.append(
+            sparse_prefill(
+                q[part], own, method, length=length, executor=executor, scale=scale, row_block=row_block, out=out[part]
+            )
+        )
+        start += rows
+    return results
 
 
 def _dense(

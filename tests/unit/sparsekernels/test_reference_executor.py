@@ -6,6 +6,7 @@ import pytest
 import torch
 from sparsekernels import prefill
 from sparsekernels.attend import reference
+from sparsekernels.attend.merge import merge
 from sparsekernels.bench import parity
 from sparsekernels.executors import Executor, parse_executor
 from sparsekernels.kvcache import KeyValues, contiguous
@@ -101,3 +102,43 @@ def test_executors_are_named_and_nothing_falls_back() -> None:
     x = torch.randn(4, 1, 8)
     with pytest.raises(ValueError, match="unknown executor 'fast'"):
         prefill.sparse_prefill(x, contiguous(x, x), METHODS[2], length=4, executor="fast")
+
+
+def test_a_batch_of_requests_with_a_method_each() -> None:
+    lengths, rows = [33, 1, 64, 130, 40], [33, 1, 20, 130, 0]
+    q = torch.randn(sum(rows), 4, 16)
+    kv, _ = parity.random_cache(lengths, (4, 2, 16), 16, "cpu", torch.float32)
+    methods = [METHODS[i % 3] for i in range(5)]
+    results = prefill.sparse_prefill_batch(q, kv, methods, query_lengths=rows, lengths=lengths, executor="reference")
+    start = 0
+    for i, result in enumerate(results):
+        own = KeyValues(kv.keys, kv.values, kv.block_table[i : i + 1])
+        alone = prefill.sparse_prefill(
+            q[start : start + rows[i]], own, methods[i], length=lengths[i], executor="reference"
+        )
+        assert torch.equal(result.out, alone.out)
+        assert torch.equal(result.computed_pairs, alone.computed_pairs)
+        start += rows[i]
+    with pytest.raises(ValueError, match="184 query rows for 5 methods"):
+        prefill.sparse_prefill_batch(q, kv, methods, query_lengths=lengths, lengths=lengths, executor="reference")
+
+
+def test_disjoint_parts_merge_to_the_whole() -> None:
+    q, k, v = (torch.randn(50, h, 16, dtype=torch.float64) for h in (4, 2, 2))
+    full = full_selection(50, 50, 4, page_size=10, row_block=10, device="cpu")
+    whole = reference.attend_prefill(q, contiguous(k, v), full)
+    causal = (torch.arange(50) <= torch.arange(50)[:, None])[:, None]
+    parts = []
+    for low, high in ((0, 7), (7, 30), (30, 50)):
+        inside = causal & (torch.arange(50) >= low) & (torch.arange(50) < high)
+        scores = torch.einsum("thd,shd->ths", q, k.repeat_interleave(2, 1)) / 4
+        lse = scores.masked_fill(~inside, -float("inf")).logsumexp(-1)
+        out = masked_attention(q, k, v, inside).masked_fill(lse.isneginf()[..., None], float("nan"))
+        parts.append(reference.Attended(out, lse))
+    merged = merge(parts)
+    assert torch.allclose(merged.out, whole.out)
+    assert torch.allclose(merged.lse, whole.lse)
+    nothing = reference.Attended(torch.full_like(q, float("nan")), torch.full((50, 4), -float("inf")))
+    empty = merge([nothing, nothing])
+    assert empty.out.abs().max() == 0
+    assert bool(empty.lse.isneginf().all())
