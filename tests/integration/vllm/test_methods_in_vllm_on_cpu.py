@@ -241,3 +241,23 @@ def test_chunked_prefill_is_exact_for_decode_methods_and_refused_for_prefill_met
         assert "block_sparse needs the whole prompt in one step" in done["refused"].failure.message
     finally:
         chunked.close()
+
+
+def test_rope_scaling_is_applied_as_transformers_applies_it(model: tuple[Path, Any]) -> None:
+    """YaRN by the spec's override, beyond the length that the model's own config allows."""
+    transformers = pytest.importorskip("transformers")
+    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 2048}
+    config = transformers.AutoConfig.from_pretrained(model[0])
+    config.rope_parameters = {"rope_theta": config.rope_parameters["rope_theta"], **scaling}
+    scaled = transformers.AutoModelForCausalLM.from_pretrained(model[0], config=config).float().eval()
+    engine = tiny_engine(model[0], max_model_len=4096, rope_scaling=scaling, max_in_flight=2)
+    try:
+        result = run_requests(engine, [request("yarn", {}, 150)])["yarn"]
+        found = torch.tensor(engine.logprobs["yarn"])
+    finally:
+        engine.close()
+    ids = torch.tensor([[*prompt(150), *result.token_ids]])
+    with torch.no_grad():
+        expected = scaled(ids).logits[0, 149:-1].log_softmax(-1)
+    assert expected.argmax(-1).tolist() == list(result.token_ids)
+    assert (found - expected.gather(1, ids[0, 150:, None])[:, 0]).abs().max() < BOUND
