@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, store_url
+from orchestrator.cli.options import JsonOption, StoreOption, data_folder, store_url
 from orchestrator.cli.output import note, print_json
 from orchestrator.errors import UserError
 
@@ -137,7 +137,7 @@ def _drive(store: Store, name: str, options: RunOptions) -> CampaignResult:
 
     def work() -> None:
         try:
-            settings = LoopSettings(grace_seconds=options.grace_seconds)
+            settings = LoopSettings(grace_seconds=options.grace_seconds, spool_folder=data_folder() / "spool")
             box.append(
                 run_campaign(store, name, pool, settings=settings, stop_event=stop, wall_seconds=options.wall_seconds)
             )
