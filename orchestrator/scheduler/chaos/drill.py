@@ -150,7 +150,9 @@ def _disturb(world: World, say: Say) -> Counter[str]:
         world.undo_due()
         if world.orchestrators.current is None:
             world.orchestrators.start()
-        if time.monotonic() >= next_at and schedule and world.is_ready_for(schedule[0]):
+        if schedule and not world.is_ready_for(schedule[0]):
+            schedule.rotate(-1)
+        elif schedule and time.monotonic() >= next_at:
             name = schedule.popleft()
             if _inject(world, name, counts, say):
                 next_at = time.monotonic() + world.random.expovariate(1.0 / plan.seconds_between_faults)
