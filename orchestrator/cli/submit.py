@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from orchestrator.errors import UserError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SUBMIT_SECONDS = 120.0
+RETRY_SECONDS = 2.0
+NOT_YET = "No available agent"
+"""What a cluster says in the first seconds of its life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,14 +118,22 @@ def _hand_over(made: Submission, spec: Path, words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="frontier-submit-") as name:
         uploaded_folder(Path(name), spec, made.store)
         command = ray_command(made, Path(name), words)
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SUBMIT_SECONDS, check=False)
-        except FileNotFoundError:
-            raise UserError("ray is not installed here: pip install 'sparse-frontier-campaigns[cluster]'") from None
-        except subprocess.TimeoutExpired:
-            raise UserError(f"{made.address}: no answer within {SUBMIT_SECONDS:.0f} s") from None
+        deadline = time.monotonic() + SUBMIT_SECONDS
+        done = _call(command, made.address)
+        while NOT_YET in done.stdout + done.stderr and time.monotonic() < deadline:
+            time.sleep(RETRY_SECONDS)
+            done = _call(command, made.address)
     if done.returncode != 0:
         raise UserError(f"{made.address}: the cluster refused the job: {reason(done.stdout + done.stderr)}")
+
+
+def _call(command: Sequence[str], address: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=SUBMIT_SECONDS, check=False)
+    except FileNotFoundError:
+        raise UserError("ray is not installed here: pip install 'sparse-frontier-campaigns[cluster]'") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{address}: no answer within {SUBMIT_SECONDS:.0f} s") from None
 
 
 def reason(text: str) -> str:

@@ -78,6 +78,14 @@ def test_a_refusal_is_told_in_one_line(spec: Path, monkeypatch: pytest.MonkeyPat
     assert "hush" not in str(error)
 
 
+def test_a_cluster_that_is_just_starting_is_asked_again(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([FakeRay(1, "Request failed: No available agent to submit job"), FakeRay()])
+    monkeypatch.setattr(submitting, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(submitting.subprocess, "run", lambda command, **options: next(answers)(command, **options))
+    assert submit(spec)[0] == 0
+    assert next(answers, None) is None
+
+
 def test_two_submissions_have_two_names() -> None:
     assert submitting.job_name("my campaign!") != submitting.job_name("my campaign!")
     assert submitting.job_name("my campaign!").startswith("frontier-my-campaign-")
