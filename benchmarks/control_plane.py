@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +36,10 @@ from orchestrator.scheduler.loop import CampaignLoop  # noqa: E402
 from orchestrator.scheduler.pool import Gone, WorkerPool  # noqa: E402
 from orchestrator.scheduler.ray_pool import RayPool  # noqa: E402
 from orchestrator.scheduler.settings import LoopSettings  # noqa: E402
+from orchestrator.scheduler.simulation.faults import FaultTrace  # noqa: E402
+from orchestrator.scheduler.simulation.sim_clock import SimClock  # noqa: E402
+from orchestrator.scheduler.simulation.sim_pool import SimPool  # noqa: E402
+from orchestrator.scheduler.simulation.sim_worker import SampleTime  # noqa: E402
 from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign  # noqa: E402
 from orchestrator.store.plan import load_plan, remaining  # noqa: E402
 from orchestrator.store.session import Store, open_store  # noqa: E402
@@ -117,11 +121,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--store", choices=("sqlite", "postgresql", "both"), default="both")
+    parser.add_argument("--pool", choices=("ray", "null"), default="ray", help="null: no Ray, workers cost nothing")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", file=sys.stderr)
     kinds = ("sqlite", "postgresql") if arguments.store == "both" else (arguments.store,)
-    found = [measure(kind, arguments.samples, arguments.workers) for kind in kinds]
+    found = [measure(kind, arguments.samples, arguments.workers, arguments.pool) for kind in kinds]
     if arguments.json:
         print(json.dumps([asdict(row) for row in found], indent=1))
         return
@@ -131,7 +136,7 @@ def main() -> None:
         print()
 
 
-def measure(kind: str, num_samples: int, num_workers: int) -> Measured:
+def measure(kind: str, num_samples: int, num_workers: int, pool_name: str) -> Measured:
     with store_url(kind) as url, open_store(url) as store:
         cells = make_cells(num_samples)
         create_campaign(
@@ -139,11 +144,24 @@ def measure(kind: str, num_samples: int, num_workers: int) -> Measured:
             NewCampaign(name=NAME, cells=cells, spec={}, engine_name="fake", settings=Settings(samples_per_shard=100)),
         )
         total = sum(cell.num_samples for cell in cells)
-        pool = TimedPool(RayPool(num_workers, cpus_per_worker=0.01))
+        clock = SimClock() if pool_name == "null" else time.monotonic
+        pool = TimedPool(null_pool(num_workers, clock) if isinstance(clock, SimClock) else ray_pool(num_workers))
         try:
-            return _run(kind, url, store, pool, total, num_workers)
+            return _run(kind, url, store, pool, total, num_workers, clock)
         finally:
             pool.close()
+
+
+def ray_pool(num_workers: int) -> RayPool:
+    return RayPool(num_workers, cpus_per_worker=0.01)
+
+
+def null_pool(num_workers: int, clock: SimClock) -> SimPool:
+    """Workers that take 20 ms of simulated time a sample and nothing else: what is left is the loop and the store."""
+    nodes = [Node(name=f"n{i}", num_gpus=1, num_free=1) for i in range(num_workers)]
+    return SimPool(
+        nodes, FaultTrace(), clock, time_of=lambda _: SampleTime(0.02, 1), load_seconds=lambda _: 0.0, step_seconds=1.0
+    )
 
 
 def make_cells(num_samples: int) -> list[Cell]:
@@ -164,10 +182,13 @@ def make_cells(num_samples: int) -> list[Cell]:
     ]
 
 
-def _run(kind: str, url: str, store: Store, pool: TimedPool, total: int, num_workers: int) -> Measured:
-    settings = LoopSettings(canary_seconds=0.0, lease_seconds=600.0)
+def _run(
+    kind: str, url: str, store: Store, pool: TimedPool, total: int, num_workers: int, clock: Callable[[], float]
+) -> Measured:
+    tick = 0.0 if isinstance(clock, SimClock) else 0.2
+    settings = LoopSettings(canary_seconds=0.0, lease_seconds=600.0, tick_seconds=tick)
     fence = take_campaign(store, NAME, settings)
-    loop = CampaignLoop(store, fence, load_plan(store, fence), pool, settings)
+    loop = CampaignLoop(store, fence, load_plan(store, fence), pool, settings, clock)
     loop.start()
     began = time.monotonic()
     start_seconds = resume_seconds = 0.0
@@ -175,9 +196,9 @@ def _run(kind: str, url: str, store: Store, pool: TimedPool, total: int, num_wor
     cpu_before, done = _cpu_seconds(), 0
     going = True
     while going:
-        waited, clock, thread = pool.waited, time.monotonic(), time.thread_time()
+        waited, started, thread = pool.waited, time.monotonic(), time.thread_time()
         going = loop.tick()
-        busy = time.monotonic() - clock - (pool.waited - waited)
+        busy = time.monotonic() - started - (pool.waited - waited)
         recorded = sum(member.acknowledged for member in loop.members) - done
         if recorded > 0:
             wall.append(busy / recorded)
