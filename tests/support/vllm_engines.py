@@ -12,14 +12,14 @@ from workers.vllm_engine import VllmEngine
 VOCABULARY = 512
 
 
-def tiny_model(folder: Path) -> Any:
-    """A random Qwen2 of three layers with 8 query and 2 KV heads, saved to `folder` and returned (float32)."""
+def tiny_model(folder: Path, kv_heads: int = 2) -> Any:
+    """A random Qwen2 of three layers with 8 query heads, saved to `folder` and returned (float32)."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        hidden_size=256, intermediate_size=256, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2,
+        hidden_size=256, intermediate_size=256, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=kv_heads,
         vocab_size=VOCABULARY, max_position_embeddings=2048, initializer_range=0.3,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config).float().eval()

@@ -78,7 +78,12 @@ def rope_override(spec: EngineSpec, config: Mapping[str, Any]) -> dict[str, Any]
     theta = config.get("rope_theta", own.get("rope_theta"))
     scaling = dict(spec.rope_scaling)
     scaling.setdefault("rope_type", scaling.pop("type", "yarn"))
-    return {"rope_parameters": {**({} if theta is None else {"rope_theta": theta}), **scaling}}
+    override: dict[str, Any] = {"rope_parameters": {**({} if theta is None else {"rope_theta": theta}), **scaling}}
+    length = scaling.get("original_max_position_embeddings")
+    if length and scaling["rope_type"] == "yarn":
+        # Later versions of vLLM take the length that YaRN reaches from here, earlier ones compute it.
+        override["max_position_embeddings"] = round(length * scaling.get("factor", 1.0))
+    return override
 
 
 def plugin_enabled(spec: EngineSpec) -> bool:

@@ -63,7 +63,10 @@ def test_weights_that_cannot_fit_are_refused_before_anything_starts(folder: Path
 def test_rope_scaling_becomes_an_override_with_the_models_own_base(folder: Path) -> None:
     scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32768}
     override = launch.rope_override(spec(folder, rope_scaling=scaling), CONFIG)
-    assert override == {"rope_parameters": {"rope_theta": 1000000.0, **scaling}}
+    assert override == {
+        "rope_parameters": {"rope_theta": 1000000.0, **scaling},
+        "max_position_embeddings": 65536,
+    }
     assert launch.rope_override(spec(folder), CONFIG) == {}
 
 
