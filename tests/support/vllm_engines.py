@@ -19,8 +19,8 @@ def tiny_model(folder: Path, kv_heads: int = 2) -> Any:
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        hidden_size=256, intermediate_size=256, num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=kv_heads,
-        vocab_size=VOCABULARY, max_position_embeddings=2048, initializer_range=0.3,
+        hidden_size=256, intermediate_size=256, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=kv_heads, vocab_size=VOCABULARY, max_position_embeddings=2048, initializer_range=0.3,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config).float().eval()
     model.save_pretrained(folder)
