@@ -44,14 +44,18 @@ def free_port() -> int:
 @pytest.fixture
 def job_server() -> Iterator[str]:
     """A cluster of this machine alone; its processes are found by its own folder and ended one by one."""
-    folder = tempfile.mkdtemp(prefix="frontier-ray-", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="frontier-jobs-", dir="/tmp")
     port = free_port()
     options = ["--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}", f"--temp-dir={folder}"]
+    # Ray's agents have fixed ports otherwise, which another cluster of this machine may hold.
+    agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    options += [f"--{agent}-port={free_port()}" for agent in agents]
     command = [str(RAY), "start", "--head", "--include-dashboard=true", "--disable-usage-stats", *options]
     started = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     try:
         if started.returncode != 0 or "Failed to start the dashboard" in started.stdout + started.stderr:
-            pytest.skip("Ray's job server does not start here; it needs ray[default]")
+            said = (started.stdout + started.stderr).strip().splitlines()
+            pytest.skip(f"Ray's job server does not start here: {said[-1] if said else started.returncode}")
         yield f"http://127.0.0.1:{port}"
     finally:
         _end(folder)
