@@ -11,8 +11,8 @@ import typer
 from orchestrator.errors import UserError
 
 BENCHMARKS = {
-    "kernels": ("kernels/bench/kernels.py", "Sparse kernels against dense FlashAttention, parity checked first."),
-    "sparsek": ("kernels/bench/sparsek.py", "SparseK forward and backward against dense attention."),
+    "kernels": ("kernels/bench/run.py", "Sparse kernels against dense FlashAttention, parity checked first."),
+    "sparsek": ("kernels/bench/sparsek_attention.py", "SparseK forward and backward against dense attention."),
     "engine": (
         "benchmarks/engine.py",
         "Every method against dense in vLLM, and one-at-a-time against production mode.",
