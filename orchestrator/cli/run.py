@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.options import JsonOption, StoreOption, data_folder, store_url
+from orchestrator.cli.options import JsonOption, StoreOption, store_url
 from orchestrator.cli.output import note, print_json
 from orchestrator.errors import UserError
+from orchestrator.paths import data_folder
 
 if TYPE_CHECKING:
     from orchestrator.domain.grid import Cell

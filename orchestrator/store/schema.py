@@ -12,10 +12,10 @@ from orchestrator.store.columns import (
     campaign_column,
     count_column,
     enum_type,
-    metadata,
     sum_column,
     text_column,
 )
+from orchestrator.store.columns import metadata as metadata
 from workers.failures import FailureKind
 
 campaigns = Table(

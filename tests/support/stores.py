@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,29 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.database()
 
 
+@pytest.fixture(scope="session")
+def ready_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, PostgresServer | None], str]:
+    """Makes migrated stores by copying one that was migrated once."""
+    made: dict[str, str] = {}
+
+    def copy(url: str, server: PostgresServer | None) -> str:
+        kind = url.split(":", 1)[0]
+        if kind not in made:
+            made[kind] = f"sqlite:///{tmp_path_factory.mktemp('store') / 'x.sqlite'}" if server is None else url
+            open_store(made[kind]).close()
+        if server is not None:
+            return server.database(template=made[kind].rsplit("/", 1)[1])
+        shutil.copy(made[kind].removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
+        return url
+
+    return copy
+
+
 @pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    with open_store(store_url) as opened:
+def store(
+    store_url: str, ready_made: Callable[[str, PostgresServer | None], str], request: pytest.FixtureRequest
+) -> Iterator[Store]:
+    on_postgres = store_url.startswith("postgresql")
+    server = request.getfixturevalue("postgres_server") if on_postgres else None
+    with open_store(ready_made(store_url, server)) as opened:
         yield opened

@@ -59,10 +59,10 @@ class PostgresServer:
             subprocess.run(self._command("pg_ctl", "-D", str(self.data), "-w", "-m", "immediate", "stop"), check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def database(self) -> str:
-        """The URL of a new database."""
+    def database(self, template: str = "template1") -> str:
+        """The URL of a new database, a copy of `template`."""
         name = f"t{uuid.uuid4().hex[:12]}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", name)
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-T", template, name)
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
     def _run(self, program: str, *arguments: str) -> None:
