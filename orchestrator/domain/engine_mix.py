@@ -14,7 +14,7 @@ from math import ceil
 
 from orchestrator.domain.placement import Demand, Node, Placement, place_engines
 
-LEAST_RUN_SHARE = 0.013
+LEAST_RUN_SHARE = 0.019
 """Of the whole campaign's ideal duration: what an engine must have to do to be worth a load."""
 
 

@@ -24,6 +24,8 @@ class Work:
     seconds: float
     """Of one engine."""
     load_seconds: float
+    expected_seconds: float | None = None
+    """What a planner believes beforehand; None: the truth."""
     in_flight_seconds: float = 0.0
     """Engine seconds that a sudden loss throws away."""
 
@@ -99,14 +101,18 @@ def static_splitting(nodes: Sequence[Node], trace: FaultTrace, work: Sequence[Wo
     queues: list[list[Work]] = [[] for _ in slots]
     loads = [(0.0, index) for index in range(len(slots))]
     heapq.heapify(loads)
-    for item in sorted(work, key=lambda w: -w.seconds * w.gpus):
+    for item in sorted(work, key=lambda w: -_expected(w) * w.gpus):
         load, index = heapq.heappop(loads)
         queues[index].append(item)
-        heapq.heappush(loads, (load + item.seconds * item.gpus / slots[index].gpus, index))
+        heapq.heappush(loads, (load + _expected(item) * item.gpus / slots[index].gpus, index))
     for slot, queue in zip(slots, queues, strict=True):
         for item in sorted(queue, key=lambda w: w.engine):
             slot.run(item)
     return _result(slots)
+
+
+def _expected(work: Work) -> float:
+    return work.seconds if work.expected_seconds is None else work.expected_seconds
 
 
 def first_in_first_out(nodes: Sequence[Node], trace: FaultTrace, work: Iterable[Work]) -> BaselineResult:

@@ -197,6 +197,7 @@ class Simulation:
             gpus=kind.gpus,
             seconds=seconds * cell.num_samples,
             load_seconds=kind.load_seconds * self._scenario.load_scale,
+            expected_seconds=self._predicted(cell) * cell.num_samples,
             in_flight_seconds=seconds * folded / 2,
         )
 

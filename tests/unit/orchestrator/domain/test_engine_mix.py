@@ -17,7 +17,7 @@ NODE = [Node(name="n", num_gpus=8, num_free=8)]
 
 def test_ideal_time_counts_gangs() -> None:
     assert ideal_seconds([kind("a", 400.0), kind("b", 100.0, gpus=4)], 8) == 100.0
-    assert least_run_seconds([kind("a", 8000.0)], 8) == 13.0
+    assert least_run_seconds([kind("a", 8000.0)], 8) == 19.0
 
 
 def test_shares_follow_the_work() -> None:
