@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.domain.states import CampaignState
 from orchestrator.scheduler.loop import CampaignLoop
@@ -20,6 +21,7 @@ from orchestrator.store.plan import load_plan
 from orchestrator.store.rows import CampaignHeader, CampaignSnapshot
 from orchestrator.store.session import Store, StoreUnavailable
 
+T = TypeVar("T")
 SnapshotCallback = Callable[[CampaignSnapshot], None]
 
 
@@ -62,8 +64,9 @@ def run_campaign(
     ends_at = time.monotonic() + wall_seconds - chosen.grace_seconds if wall_seconds else float("inf")
     keep_workers = True
     try:
-        loop = CampaignLoop(store, fence, load_plan(store, fence), pool, chosen)
-        loop.start()
+        plan = _insist(lambda: load_plan(store, fence), chosen.outage_seconds)
+        loop = CampaignLoop(store, fence, plan, pool, chosen)
+        _insist(loop.start, chosen.outage_seconds)
         watcher = _Watcher(store, name, on_snapshot, snapshot_seconds)
         while loop.tick():
             watcher.show()
@@ -79,7 +82,7 @@ def run_campaign(
     return CampaignResult(header, interrupted=header.state not in (CampaignState.COMPLETE, CampaignState.CANCELLED))
 
 
-def _insist(act: Callable[[], None], seconds: float) -> None:
+def _insist(act: Callable[[], T], seconds: float) -> T:
     """Do it as soon as the store allows; a campaign must not end badly because the store is away just then."""
     deadline = time.monotonic() + seconds
     while True:

@@ -37,6 +37,12 @@ def bring_up_to_date(engine: Engine, shown_url: str, *, upgrade: bool = True) ->
     return True
 
 
+def is_current(reader: Engine) -> bool:
+    """Whether the schema is of the newest revision; takes no lock, so that readers never wait for a writer."""
+    with reader.connect() as connection:
+        return revision_of(connection) == newest_revision()
+
+
 def revision_of(connection: sa.Connection) -> str | None:
     """The revision that the database says it has; None for a new one."""
     return MigrationContext.configure(connection).get_current_revision()

@@ -67,7 +67,8 @@ def open_store(url: str, *, create: bool = True) -> Store:
     shown = parsed.render_as_string(hide_password=True)
     try:
         with _translated(shown):
-            migrate.bring_up_to_date(writer, shown, upgrade=create)
+            if not migrate.is_current(reader):
+                migrate.bring_up_to_date(writer, shown, upgrade=create)
     except BaseException:
         writer.dispose()
         raise
