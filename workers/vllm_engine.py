@@ -48,14 +48,10 @@ class Meter:
             self.num_tokens += iteration_stats.num_prompt_tokens + iteration_stats.num_generation_tokens
             self.changed = time.monotonic()
 
-    def log_engine_initialized(self) -> None:
-        """Part of vLLM's interface."""
+    def log_engine_initialized(self, *_: Any) -> None:
+        """Part of vLLM's interface, like its two other names."""
 
-    def log(self) -> None:
-        """Part of vLLM's interface."""
-
-    def record_sleep_state(self, *_: Any) -> None:
-        """Part of vLLM's interface."""
+    log = record_sleep_state = log_engine_initialized
 
 
 class VllmEngine:
@@ -146,6 +142,8 @@ class VllmEngine:
     def _raise_if_dead(self) -> None:
         if self._closed:
             raise EngineDead("the engine is closed")
+        if self._death is None and _core_is_gone(self._engine):
+            self._death = EngineDead("vLLM died: its engine process is gone")
         if self._death is not None:
             self._in_flight.clear()
             raise self._death
@@ -269,6 +267,11 @@ def _shut_down(engine: Any) -> None:
             engine.model_executor = None
             cleanup_dist_env_and_memory()
         gc.collect()
+
+
+def _core_is_gone(engine: Any) -> bool:
+    """Whether the engine's process was killed: then vLLM's client waits for ever instead of raising."""
+    return bool(getattr(getattr(engine.engine_core, "resources", None), "engine_dead", False))
 
 
 def _num_layers(engine: Any) -> int:
