@@ -57,6 +57,12 @@ class EngineDead(EngineError):
     """The engine's process is gone; every request in flight is lost."""
 
 
+class EngineKilled(EngineDead):
+    """Somebody killed the engine's process (SIGKILL); no sample in flight is to blame."""
+
+    kind = FailureKind.WORKER_LOST
+
+
 class EngineOutOfMemory(EngineError):
     """The device has too little memory for the model or for the batch."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import time
 from array import array
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.engine import EngineFacts, EngineProgress, EngineSpec, Generation, GenerationFailure, GenerationRequest
-from workers.failures import EngineDead, EngineOutOfMemory, EngineStartError, Failure, FailureKind
+from workers.failures import EngineDead, EngineKilled, EngineOutOfMemory, EngineStartError, Failure, FailureKind
 
 
 class FakeEngine:
@@ -97,7 +98,8 @@ class FakeEngine:
 
     def _check_alive(self) -> None:
         if self._closed or (self._child is not None and self._child.poll() is not None):
-            raise EngineDead("the fake engine's process is gone")
+            killed = self._child is not None and self._child.returncode == -signal.SIGKILL and not self._closed
+            raise (EngineKilled if killed else EngineDead)("the fake engine's process is gone")
 
     def _check_memory(self) -> None:
         limit = self._options.get("out_of_memory_above")

@@ -110,7 +110,8 @@ def _settle(connection: sa.Connection, grip: Grip, ended: _Ended) -> None:
         _finish_shard(connection, attempt.shard_id, target)
         _log(connection, grip, attempt, str(target), ended.end.failure.message if ended.end.failure else "")
         return
-    leases.put_back(connection, grip, [attempt.shard_id])
+    lossy = kind is FailureKind.WORKER_LOST and attempt.num_recorded == 0
+    leases.put_back(connection, grip, [attempt.shard_id], {"num_losses": shards.c.num_losses + int(lossy)})
     if answer is Answer.FEWER:
         _lower_limit(connection, attempt.shard_id, fewer_in_flight(ended.end.num_in_flight))
     _log(connection, grip, attempt, "retry", f"{kind}: {answer}")

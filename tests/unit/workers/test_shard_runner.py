@@ -305,6 +305,7 @@ def test_a_dead_child_process_is_a_dead_engine() -> None:
     runner.add(order(1))
     run(runner)
     assert runner.broken is not None
+    assert runner.broken.kind is FailureKind.WORKER_LOST, "a kill from outside is no sample's fault"
     runner.close()
 
 
