@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import sqlalchemy as sa
-
 from orchestrator.domain.placement import Node
 from orchestrator.domain.retry import backoff_seconds, may_start_again
 from orchestrator.domain.states import WorkerState
@@ -21,6 +19,7 @@ from orchestrator.scheduler.staffing import Demand, next_engine, surplus_engines
 from orchestrator.store import endings, fleet, leases
 from orchestrator.store.campaigns import Grip
 from orchestrator.store.plan import CampaignPlan, Remaining
+from orchestrator.store.session import Connection
 from workers.exchange import Condition, WorkerReport, WorkerStart
 from workers.failures import Failure, FailureKind
 
@@ -50,7 +49,7 @@ class Crew:
     def all(self) -> list[Member]:
         return list(self.members.values())
 
-    def hire(self, connection: sa.Connection, grip: Grip, engine_key: str, node: str = "") -> Member:
+    def hire(self, connection: Connection, grip: Grip, engine_key: str, node: str = "") -> Member:
         """Register one more worker; `welcome` starts it once that is committed."""
         name = f"{self._plan.name}-{uuid.uuid4().hex[:8]}"
         worker_id = fleet.register(
@@ -64,7 +63,7 @@ class Crew:
         return Member(worker_id, name, engine_key, self._plan.engines[engine_key], self._now(), node)
 
     def hire_on(
-        self, connection: sa.Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
+        self, connection: Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
     ) -> list[Member]:
         """Register the workers that the free GPUs of `nodes` should get."""
         barred = {key for key in self._plan.engines if self._may_not_start(key)}
@@ -142,7 +141,7 @@ class Crew:
             return Departure(Loss(member, "drained", FailureKind.PREEMPTED, True), WorkerState.STOPPED)
         return None
 
-    def note_departure(self, connection: sa.Connection, grip: Grip, leaving: Departure) -> None:
+    def note_departure(self, connection: Connection, grip: Grip, leaving: Departure) -> None:
         """Write what a departure means for the worker and its engine."""
         member = leaving.loss.member
         fleet.become(connection, grip, [member.id], leaving.state, leaving.loss.reason)
@@ -196,7 +195,7 @@ class Crew:
         demands = {k: replace(d, num_workers=d.num_workers + more[k]) for k, d in self.demands(left).items()}
         return next_engine(demands, lambda key: self._room(key) - sum(more.values()))
 
-    def dismiss(self, connection: sa.Connection, grip: Grip, member: Member) -> None:
+    def dismiss(self, connection: Connection, grip: Grip, member: Member) -> None:
         """The end of a campaign or of a drain: what is open goes back, nobody is charged."""
         still_open = leases.open_attempts_of_worker(connection, member.id).values()
         endings.release_attempts(connection, grip, still_open, "the orchestrator stops")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import sqlalchemy as sa
-
 from orchestrator.scheduler import ledger
 from orchestrator.scheduler.member import Member
 from orchestrator.scheduler.settings import LoopSettings
@@ -13,6 +11,7 @@ from orchestrator.scheduler.staffing import num_shards_to_claim, samples_wanted
 from orchestrator.store.campaigns import Grip
 from orchestrator.store.leases import Claim
 from orchestrator.store.plan import Remaining
+from orchestrator.store.session import Connection
 from workers.exchange import Condition
 
 _NOTHING = Remaining(0, 0)
@@ -34,9 +33,7 @@ class Feeder:
             return 0
         return self._wanted(member) - member.num_held
 
-    def claim(
-        self, connection: sa.Connection, grip: Grip, members: Sequence[Member]
-    ) -> list[tuple[Member, list[Claim]]]:
+    def claim(self, connection: Connection, grip: Grip, members: Sequence[Member]) -> list[tuple[Member, list[Claim]]]:
         """Claims for everybody who is hungry, the hungriest first."""
         made = []
         for member in sorted(members, key=lambda m: m.num_held):

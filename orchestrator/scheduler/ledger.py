@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import sqlalchemy as sa
-
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.states import CampaignState
 from orchestrator.scheduler.member import Member
@@ -18,6 +16,7 @@ from orchestrator.store.campaigns import Fence, Grip, hold
 from orchestrator.store.leases import Claim
 from orchestrator.store.outcomes import Recorded
 from orchestrator.store.plan import Remaining, open_of_workers, remaining
+from orchestrator.store.session import Connection
 from workers.exchange import AttemptEnd, CanaryResult, Record
 from workers.failures import FailureKind
 from workers.protocol import SampleOutcome
@@ -52,7 +51,7 @@ class Committed:
     num_new: int = 0
 
 
-def record_heard(connection: sa.Connection, fence: Fence, members: Sequence[Member], policy: RetryPolicy) -> Committed:
+def record_heard(connection: Connection, fence: Fence, members: Sequence[Member], policy: RetryPolicy) -> Committed:
     """Write the backlogs, oldest first, up to a bounded number of outcomes."""
     grip = hold(connection, fence)
     done = Committed(grip)
@@ -83,7 +82,7 @@ def _in_order(batch: Mapping[int, Sequence[Record]]) -> list[dict[int, list[Reco
 
 
 def _write(
-    connection: sa.Connection,
+    connection: Connection,
     grip: Grip,
     part: Mapping[int, Sequence[Record]],
     policy: RetryPolicy,
@@ -112,7 +111,7 @@ def _count(done: Committed, written: Recorded, numbers: Mapping[int, int]) -> No
     done.num_new += written.num_new
 
 
-def take_back(connection: sa.Connection, grip: Grip, losses: Sequence[Loss], policy: RetryPolicy) -> None:
+def take_back(connection: Connection, grip: Grip, losses: Sequence[Loss], policy: RetryPolicy) -> None:
     """Lost workers' attempts are closed and their shards are ready again."""
     for loss in losses:
         lost = leases.open_attempts_of_worker(connection, loss.member.id).values()
@@ -123,21 +122,21 @@ def take_back(connection: sa.Connection, grip: Grip, losses: Sequence[Loss], pol
         endings.lose_attempts(connection, grip, lost, policy, loss.kind, loss.reason, flying)
 
 
-def reap(connection: sa.Connection, grip: Grip, policy: RetryPolicy) -> list[int]:
+def reap(connection: Connection, grip: Grip, policy: RetryPolicy) -> list[int]:
     """Attempts whose lease has run out by the database's clock. Returns their workers."""
     expired = leases.expired_attempts(connection, grip)
     endings.lose_attempts(connection, grip, expired.values(), policy, message="its lease ran out")
     return sorted({attempt.worker_id for attempt in expired.values()})
 
 
-def look_around(connection: sa.Connection, done: Committed) -> None:
+def look_around(connection: Connection, done: Committed) -> None:
     """Read back what is current, for memory to follow."""
     done.open = open_of_workers(connection, done.grip.campaign_id)
     done.remaining = remaining(connection, done.grip.campaign_id)
 
 
 def claim_for(
-    connection: sa.Connection, grip: Grip, member: Member, num_shards: int, *, lease_seconds: float, policy: RetryPolicy
+    connection: Connection, grip: Grip, member: Member, num_shards: int, *, lease_seconds: float, policy: RetryPolicy
 ) -> list[Claim]:
     """Lease shards to one worker; none unless the campaign runs."""
     if grip.state is not CampaignState.RUNNING:
@@ -154,14 +153,14 @@ def claim_for(
     )
 
 
-def note_loaded(connection: sa.Connection, grip: Grip, members: Sequence[Member]) -> None:
+def note_loaded(connection: Connection, grip: Grip, members: Sequence[Member]) -> None:
     """Keep the facts of engines that have come up."""
     for member in members:
         if not member.is_up and member.report is not None and member.report.facts is not None:
             fleet.is_up(connection, grip, member.id, member.report)
 
 
-def note_progress(connection: sa.Connection, grip: Grip, members: Sequence[Member], done: Committed) -> None:
+def note_progress(connection: Connection, grip: Grip, members: Sequence[Member], done: Committed) -> None:
     """Keep where each worker stands."""
     heard = [
         (m.id, m.report, m.num_uncounted + done.num_outcomes.get(m.id, 0)) for m in members if m.report is not None

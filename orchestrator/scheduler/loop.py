@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import sqlalchemy as sa
-
-from orchestrator.domain.states import CampaignState, Ending, ShardState
+from orchestrator.domain.states import CampaignState, Ending
 from orchestrator.scheduler import ledger
 from orchestrator.scheduler.crew import Crew, Departure, departure_of_distrusted, departure_of_missing
 from orchestrator.scheduler.feeding import Feeder
@@ -25,8 +23,7 @@ from orchestrator.store.campaigns import Fence, Grip, Superseded, change_state, 
 from orchestrator.store.endings import release_attempts
 from orchestrator.store.leases import Claim
 from orchestrator.store.plan import CampaignPlan
-from orchestrator.store.schema import shards
-from orchestrator.store.session import Store, StoreUnavailable
+from orchestrator.store.session import Connection, Store, StoreUnavailable
 from workers.exchange import StaleOrchestrator
 
 _log = logging.getLogger(__name__)
@@ -159,7 +156,7 @@ class CampaignLoop:
         found = {d.loss.member.name: d for d in [*self._crew.departing(), *self._gone]}
         return list(found.values())
 
-    def _see_off(self, connection: sa.Connection, grip: Grip, made: _Round, departures: list[Departure]) -> None:
+    def _see_off(self, connection: Connection, grip: Grip, made: _Round, departures: list[Departure]) -> None:
         for member in self._crew.all():
             if member.id in made.done.distrusted:
                 departures = [*departures, departure_of_distrusted(member, made.done.distrusted[member.id])]
@@ -168,7 +165,7 @@ class CampaignLoop:
             self._crew.note_departure(connection, grip, leaving)
         made.departures = departures
 
-    def _look(self, connection: sa.Connection, grip: Grip, made: _Round) -> None:
+    def _look(self, connection: Connection, grip: Grip, made: _Round) -> None:
         """The slower part of a round: leases, progress, demands, the campaign's state."""
         made.looked = True
         members = self._crew.all()
@@ -192,7 +189,7 @@ class CampaignLoop:
         if self.num_unfinished == 0 and grip.state is CampaignState.RUNNING:
             change_state(connection, grip.campaign_id, grip.now, CampaignState.COMPLETE, "no shard is left to do")
 
-    def _check_budget(self, connection: sa.Connection, grip: Grip) -> None:
+    def _check_budget(self, connection: Connection, grip: Grip) -> None:
         """A campaign that has used up its GPU-hours is paused, and its engines are let go."""
         budget = self._plan.gpu_hours
         if budget is None or grip.state is not CampaignState.RUNNING:
@@ -202,28 +199,24 @@ class CampaignLoop:
             change_state(connection, grip.campaign_id, grip.now, CampaignState.PAUSED, reason)
             self.drain(self._settings.grace_seconds)
 
-    def _cancel_leased(self, connection: sa.Connection, grip: Grip) -> None:
+    def _cancel_leased(self, connection: Connection, grip: Grip) -> None:
         for worker_id, attempt_ids in plan.open_of_workers(connection, grip.campaign_id).items():
             leases.close(connection, grip, attempt_ids, Ending.CANCELLED)
             _log.info("cancelled %d attempts of worker %d", len(attempt_ids), worker_id)
-        connection.execute(
-            sa.update(shards)
-            .where(shards.c.campaign_id == grip.campaign_id, shards.c.state.in_((ShardState.LEASED, ShardState.READY)))
-            .values(state=ShardState.CANCELLED)
-        )
+        leases.cancel_shards(connection, grip)
 
-    def _free_vanished(self, connection: sa.Connection, grip: Grip) -> None:
+    def _free_vanished(self, connection: Connection, grip: Grip) -> None:
         """Orders that never arrived go back at once."""
         lost = {attempt_id for member in self._crew.all() for attempt_id in member.vanished()}
         release_attempts(connection, grip, leases.open_attempts(connection, lost).values(), "the order never arrived")
 
-    def _claim(self, connection: sa.Connection, grip: Grip, made: _Round) -> None:
+    def _claim(self, connection: Connection, grip: Grip, made: _Round) -> None:
         if self._drain_until is None:
             leaving = {d.loss.member.id for d in made.departures}
             staying = [m for m in self._crew.all() if m.id not in leaving]
             made.claims = self._feeder.claim(connection, grip, staying)
 
-    def _hire(self, connection: sa.Connection, grip: Grip, made: _Round) -> None:
+    def _hire(self, connection: Connection, grip: Grip, made: _Round) -> None:
         if not made.looked or self._drain_until is not None or grip.state is not CampaignState.RUNNING:
             return
         nodes, left = self._pool.nodes(), made.done.remaining

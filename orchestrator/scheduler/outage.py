@@ -7,15 +7,13 @@ import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import sqlalchemy as sa
-
 from orchestrator.scheduler.member import Member
 from orchestrator.scheduler.settings import LoopSettings
 from orchestrator.scheduler.spool import Spool
 from orchestrator.store import events, leases, outcomes
 from orchestrator.store.campaigns import Fence, Grip, hold
 from orchestrator.store.events import Event
-from orchestrator.store.session import Store, StoreUnavailable
+from orchestrator.store.session import Connection, Store, StoreUnavailable
 from workers.protocol import SampleOutcome
 
 _log = logging.getLogger(__name__)
@@ -72,7 +70,7 @@ class Outage:
                 return
             member.num_spooled += len(new)
 
-    def excuse(self, connection: sa.Connection, grip: Grip) -> None:
+    def excuse(self, connection: Connection, grip: Grip) -> None:
         """First transaction after an outage: nobody could renew, so every lease gets another term."""
         if self._began_at is None:
             return

@@ -225,6 +225,15 @@ def close(
         )
 
 
+def cancel_shards(connection: sa.Connection, grip: Grip) -> None:
+    """Cancel every shard of the campaign that is not finished; its attempts are closed already."""
+    connection.execute(
+        sa.update(shards)
+        .where(shards.c.campaign_id == grip.campaign_id, shards.c.state.in_((ShardState.LEASED, ShardState.READY)))
+        .values(state=ShardState.CANCELLED)
+    )
+
+
 def put_back(
     connection: sa.Connection, grip: Grip, shard_ids: Collection[int], changes: Mapping[str, Any] | None = None
 ) -> None:

@@ -14,6 +14,9 @@ from orchestrator.errors import StoreError
 from orchestrator.store import migrate
 from orchestrator.store.dialect import make_engine, sqlite_path
 
+Connection = sa.Connection
+"""A transaction's connection, for those who pass it on without knowing SQL."""
+
 
 class StoreUnavailable(StoreError):
     """The store does not answer now, and may later: spool and try again."""
