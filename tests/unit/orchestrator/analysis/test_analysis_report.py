@@ -122,7 +122,10 @@ def test_a_campaign_that_has_just_begun_still_reports(share: float, tmp_path: Pa
 def test_headlines_hold_the_tables_figures(findings: Findings) -> None:
     sentences = headline(findings)
     means = findings.admissible.groupby("method")["admissible"].mean()
-    assert sentences[0].startswith(f"{means.idxmax()} tolerates most: {means.max():.1f}×")
+    named = sentences[0].split(" tolerates most: ")[0]
+    # Two methods may tie; either may be named.
+    assert means[named] == pytest.approx(means.max())
+    assert sentences[0].startswith(f"{named} tolerates most: {means.max():.1f}×")
     assert any("dense models are matched or beaten" in s for s in sentences)
     assert len(findings.tasks) == 3
 
