@@ -26,7 +26,7 @@ quickstart: setup
 
 test: setup
 	$(BIN)/frontier models pull smollm2-135m
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -291,15 +291,10 @@ def _insert_failure(connection: sa.Connection, grip: Grip, failure: Failure, pla
 
 
 def _log(connection: sa.Connection, grip: Grip, attempt: OpenAttempt, kind: str, message: str) -> None:
-    event = Event(
-        kind=kind, message=message, shard_id=attempt.shard_id, attempt_id=attempt.id, worker_id=attempt.worker_id
-    )
-    events.append(connection, grip.campaign_id, grip.now, [event])
+    place = {"shard_id": attempt.shard_id, "attempt_id": attempt.id, "worker_id": attempt.worker_id}
+    events.append(connection, grip.campaign_id, grip.now, [Event(kind=kind, message=message, **place)])
 
 
 def worker_attempts(connection: sa.Connection, worker_ids: Collection[int]) -> list[OpenAttempt]:
     """Open attempts of the workers."""
-    found: list[OpenAttempt] = []
-    for worker_id in worker_ids:
-        found.extend(leases.open_attempts_of_worker(connection, worker_id).values())
-    return found
+    return [a for w in worker_ids for a in leases.open_attempts_of_worker(connection, w).values()]
