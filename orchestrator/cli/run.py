@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,7 +53,7 @@ def run(
     spec: Annotated[Path, typer.Argument(help="The campaign file.", metavar="SPEC")],
     store: StoreOption = None,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Ray cluster; default: a local one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Engines at once; default: what the GPUs hold.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Engines at once; default: one a GPU, else one.")] = None,
     pool: Annotated[str, typer.Option(help="ray, or inline: one worker inside this process.")] = "ray",
     engine: Annotated[str, typer.Option(help="vllm, or fake: no model, for trying a campaign out.")] = "vllm",
     grace: Annotated[float, typer.Option(min=0, help="Seconds that a drain may take.")] = 20.0,
@@ -107,7 +108,8 @@ def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, a
             ),
         )
         note(f"{spec.name}: {len(cells):,} cells, {sum(c.num_samples for c in cells):,} samples, store {store.url}")
-        result = _drive(store, spec.name, options)
+        with _stdout_kept_clean() if options.plain else nullcontext():
+            result = _drive(store, spec.name, options)
         document = status_document(campaign_snapshot(store, spec.name))
     if as_json:
         print_json(document)
@@ -178,6 +180,20 @@ def _view(store: Store, name: str, options: RunOptions, done: threading.Event) -
 
 
 @contextmanager
+def _stdout_kept_clean() -> Iterator[None]:
+    """What Ray and engines print goes to standard error, so that standard output holds our document alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextmanager
 def _signals_set(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for a drain; a second Ctrl-C interrupts at once. Set after Ray, which sets its own."""
 
@@ -206,21 +222,7 @@ def _make_pool(options: RunOptions) -> WorkerPool:
         return InlinePool(options.workers or 1)
     from orchestrator.scheduler.ray_pool import RayPool
 
-    gpus = 0 if options.engine == "fake" else _local_gpus()
-    workers = options.workers or max(1, gpus)
-    return RayPool(workers, address=options.ray, use_gpus=bool(gpus) or _cluster_has_gpus(options))
-
-
-def _cluster_has_gpus(options: RunOptions) -> bool:
-    if options.ray is None or options.engine == "fake":
-        return False
-    import ray
-
-    return bool(ray.is_initialized() and ray.cluster_resources().get("GPU"))
-
-
-def _local_gpus() -> int:
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return RayPool(options.workers, address=options.ray, use_gpus=False if options.engine == "fake" else None)
 
 
 def code_revision() -> str:

@@ -46,23 +46,29 @@ class _RayWorker(WorkerActor):
 
 
 class RayPool:
-    """At most `num_workers` actors on a local cluster of its own, or on the cluster at `address`."""
+    """At most `num_workers` actors on a local cluster of its own, or on the cluster at `address`.
+
+    `use_gpus=None` takes GPUs where the cluster has any; `num_workers=None` means one worker a GPU, else one.
+    """
 
     def __init__(
         self,
-        num_workers: int,
+        num_workers: int | None,
         *,
         address: str | None = None,
-        use_gpus: bool = False,
+        use_gpus: bool | None = False,
         cpus_per_worker: float = 1.0,
     ) -> None:
         ray_environment()
         import ray
 
         self._ray = ray
-        self._num_workers, self._use_gpus, self._cpus = num_workers, use_gpus, cpus_per_worker
+        self._cpus = cpus_per_worker
         self._is_local = address is None
-        self._connect(address)
+        self._connect(address, num_workers or 1)
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        self._use_gpus = num_gpus > 0 if use_gpus is None else use_gpus
+        self._num_workers = num_workers or (num_gpus if self._use_gpus else 0) or 1
         place = f"local:{os.getpid()}" if self._is_local else ray.get_runtime_context().gcs_address
         self.name = f"ray:{place}"
         self._actors: dict[str, Any] = {}
@@ -73,11 +79,11 @@ class RayPool:
         """The node that was chosen for each engine, and its GPUs."""
         self._asked_at = float("-inf")
 
-    def _connect(self, address: str | None) -> None:
+    def _connect(self, address: str | None, num_workers: int) -> None:
         common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "warning"}
         try:
             if address is None:
-                cpus = max(os.cpu_count() or 1, round(self._num_workers * self._cpus) + 1)
+                cpus = max(os.cpu_count() or 1, round(num_workers * self._cpus) + 1)
                 self._ray.init(num_cpus=cpus, include_dashboard=False, **common)
             else:
                 self._ray.init(address=address, **common)
@@ -105,7 +111,10 @@ class RayPool:
         return gpu_nodes(self._ray, own, self._draining)
 
     def start(self, start: WorkerStart) -> None:
-        environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON) and not self._use_gpus}
+        environment = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
+        if self._use_gpus:
+            # Ray tells each actor which of its node's GPUs are its own.
+            environment.pop("CUDA_VISIBLE_DEVICES", None)
         actor = self._ray.remote(_RayWorker).options(
             name=start.name,
             lifetime="detached",
