@@ -289,7 +289,7 @@ def test_a_broken_device_is_caught_by_its_canary_and_its_work_done_again(
 ) -> None:
     make_campaign(store, "sound", num_samples=60)
     assert run_campaign(store, "sound", InlinePool(1), settings=FAST).exit_code == 0
-    make_campaign(store, num_samples=60, options={"seconds": 0.02})
+    make_campaign(store, num_samples=60, options={"seconds": 0.1})
     monkeypatch.setattr("workers.fake_engine.FakeEngine", FailingDevice)
     FailingDevice.loaded.clear()
     settings = replace(FAST, canary_seconds=0.3)
