@@ -285,7 +285,7 @@ class FailingDevice(FakeEngine):
 
 
 @pytest.mark.xfail(
-    reason="known defect: a busy engine is not emptied for its canary, so a short campaign may complete before one runs",
+    reason="known defect: a busy engine is not emptied for its canary; a short campaign may complete before one",
     strict=False,
 )
 def test_a_broken_device_is_caught_by_its_canary_and_its_work_done_again(
