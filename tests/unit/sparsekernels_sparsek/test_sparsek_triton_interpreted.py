@@ -25,7 +25,8 @@ found, wanted = stream_pattern_triton(scores, 5, chunk=8), streaming_pattern(sco
 gates = [(scores[:, None] - tau[..., None]).clamp(0, 1).tril() for tau in (found.thresholds, wanted.thresholds.float())]
 assert torch.equal(found.deaths, wanted.deaths)
 assert float((gates[0] - gates[1]).abs().max()) < 1e-5
-# Another draw: following on from the scores above, one score's gradient was 0.31 apart. A gate at its bound is suspected, not shown.
+# Another draw: with the one that follows from above, a score's gradient was 0.31 apart. A gate at its bound
+# is suspected, not shown.
 torch.manual_seed(1)
 shapes = ((2, 40, 16), (1, 40, 16), (1, 40, 16), (1, 40))
 for gating in (Gating.KEYS_AND_VALUES,):
