@@ -17,6 +17,10 @@ BENCHMARKS = {
         "benchmarks/engine.py",
         "Every method against dense in vLLM, and one-at-a-time against production mode.",
     ),
+    "campaign": (
+        "benchmarks/campaign_modes.py",
+        "One campaign one request at a time, without a shared cache, and as it would run.",
+    ),
     "tasks": ("benchmarks/task_generation.py", "Samples per second of every task."),
     "control-plane": ("benchmarks/control_plane.py", "Overhead of scheduler and store per sample."),
     "dashboard": ("benchmarks/dashboard_scale.py", "Attach and refresh times on a store of millions of outcomes."),
@@ -45,5 +49,6 @@ def bench(
     script = ROOT / BENCHMARKS[name][0]
     if not script.is_file():
         raise UserError(f"benchmark {name}: {BENCHMARKS[name][0]} comes with the source tree, not with the package")
+    sys.path.insert(0, str(ROOT))  # benchmarks share modules, and are no part of the package
     sys.argv = [f"frontier bench {name}", *context.args]
     runpy.run_path(str(script), run_name="__main__")
