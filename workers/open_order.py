@@ -90,7 +90,8 @@ class OpenOrder:
             max_tokens=order.max_output_tokens,
             method=order.method,
             cache_group=None if "prefill" in order.method else "dense",
-            seed=order.seed + prepared.index if order.sampling else None,
+            # From the sample's whole identity: with seed + index, two seeds of a campaign would share their draws.
+            seed=int(prepared.sample_key[:8], 16) if order.sampling else None,
             **order.sampling,
         )
 
