@@ -19,16 +19,20 @@ class Interval:
 def interval_from_counters(
     num_scored: int, score_sum: float, score_square_sum: float, confidence: float = 0.95
 ) -> Interval | None:
-    """The same rule as `scores.analytic_interval`: Wilson's where all scores are 0 or 1, else Student's t.
+    """The same rule as `scores.analytic_interval`. None without scores.
 
-    Scores are all 0 or 1 exactly when their sum equals the sum of their squares. None without scores.
+    Scores are all 0 or 1 exactly when their sum equals the sum of their squares, and all equal when the sum's square
+    equals the sum of their squares times their number.
     """
     if num_scored == 0:
         return None
-    mean = score_sum / num_scored
-    binary = math.isclose(score_sum, score_square_sum, rel_tol=0, abs_tol=1e-9 * num_scored)
-    half_and_centre = _wilson(mean, num_scored, confidence) if binary else None
-    centre, half = half_and_centre or (mean, _student(score_sum, score_square_sum, num_scored, confidence))
+    mean, rounding = score_sum / num_scored, 1e-9 * num_scored
+    binary = abs(score_sum - score_square_sum) <= rounding
+    constant = abs(mean * score_sum - score_square_sum) <= rounding
+    if binary or constant:
+        centre, half = _wilson(mean, num_scored, confidence)
+    else:
+        centre, half = mean, _student(score_sum, score_square_sum, num_scored, confidence)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
 
 
@@ -40,7 +44,5 @@ def _wilson(mean: float, n: int, confidence: float) -> tuple[float, float]:
 
 
 def _student(total: float, squares: float, n: int, confidence: float) -> float:
-    if n < 2:
-        return 1.0
     variance = max(0.0, (squares - total * total / n) / (n - 1))
     return float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)

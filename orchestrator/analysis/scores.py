@@ -38,23 +38,25 @@ def score_table(matrix: ScoreMatrix, *, confidence: float = 0.95, resamples: int
 
 
 def analytic_interval(scores: Array, confidence: float = 0.95) -> tuple[Array, Array]:
-    """Interval of each row's mean: Wilson's where all scores are 0 or 1, Student's t elsewhere, within [0, 1].
+    """Interval of each row's mean: Wilson's where all scores are 0 or 1 or all equal, Student's t elsewhere.
 
-    `scores` is [rows, samples] with NaN for absent ones; rows without scores give NaN.
+    Equal scores leave Student's t without a width, however few they are; Wilson's interval supposes the largest
+    variance that scores in [0, 1] of that mean can have. `scores` is [rows, samples] with NaN for absent ones; rows
+    without scores give NaN. Intervals are cut to [0, 1].
     """
     count = (~np.isnan(scores)).sum(axis=1)
     mean = _ratio(np.nansum(scores, axis=1), count)
     binary = np.all(np.isnan(scores) | (scores == 0) | (scores == 1), axis=1)
+    constant = np.all(np.isnan(scores) | (np.abs(scores - mean[:, None]) < 1e-9), axis=1)
     t_low, t_high = _student(mean, _std(scores), count, confidence)
     w_low, w_high = _wilson(mean, count, confidence)
-    low, high = np.where(binary, w_low, t_low), np.where(binary, w_high, t_high)
+    low, high = np.where(binary | constant, w_low, t_low), np.where(binary | constant, w_high, t_high)
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def _student(mean: Array, std: Array, count: npt.NDArray[np.int64], confidence: float) -> tuple[Array, Array]:
     quantile = stats.t.ppf(0.5 + confidence / 2, np.maximum(count - 1, 1))
     half = quantile * std / np.sqrt(np.maximum(count, 1))
-    half = np.where(count > 1, half, 1.0)
     return mean - half, mean + half
 
 

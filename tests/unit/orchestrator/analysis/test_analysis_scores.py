@@ -11,6 +11,7 @@ import pytest
 from orchestrator.analysis.admissible import Rule, admissible_compression, largest
 from orchestrator.analysis.compare import compare_campaigns
 from orchestrator.analysis.frame import CampaignFrames, cells_frame, outcomes_frame, score_matrix
+from orchestrator.analysis.from_counters import interval_from_counters
 from orchestrator.analysis.length import admissible_budget, budget_exponent, relative_error
 from orchestrator.analysis.scores import analytic_interval, bootstrap_interval, mean_over_tasks, score_table
 from orchestrator.analysis.sensitivity import size_tolerance, task_sensitivity
@@ -188,3 +189,15 @@ def test_compare_pairs_campaigns_by_sample() -> None:
     assert found.only_second["method"].tolist() == ["snapkv"]
     same = compare_campaigns(one, one)
     assert same.shared["identical_scores"].all()
+
+
+def test_equal_scores_are_no_certainty() -> None:
+    scores = np.array([[0.25] * 8, [0.4] + [np.nan] * 7, [1.0] * 8])
+    low, high = analytic_interval(scores)
+    assert low[0] < 0.1 < 0.5 < high[0]
+    assert (low[1], high[1]) == pytest.approx((0.06, 0.92), abs=0.01)  # one score alone tells little
+    for row in range(3):
+        known = scores[row][~np.isnan(scores[row])]
+        told = interval_from_counters(len(known), known.sum(), (known**2).sum())
+        assert told is not None
+        assert (told.low, told.high) == pytest.approx((low[row], high[row]))
