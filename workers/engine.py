@@ -50,7 +50,8 @@ class GenerationRequest:
     top_k: int = 0
     seed: int | None = None
     cache_group: str | None = None
-    """Requests of one group may share the cached prefix of a dense prefill."""
+    """Requests of one group may share what a prefill left in the cache: dense ones any common prefix, sparse ones of
+    equal parameters the same prompt."""
     report_layers: bool = False
     """Ask for densities per layer in `Generation.layers`."""
 

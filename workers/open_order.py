@@ -82,14 +82,14 @@ class OpenOrder:
         self.ready.clear()
 
     def request(self, request_id: str, prepared: Prepared) -> GenerationRequest:
-        """The engine's request for a sample; prompts with dense prefill may share their cache."""
+        """The engine's request for a sample; all prompts of one prefill may share their cache."""
         order = self.order
         return GenerationRequest(
             request_id=request_id,
             prompt_token_ids=prepared.prompt_token_ids,
             max_tokens=order.max_output_tokens,
             method=order.method,
-            cache_group=None if "prefill" in order.method else "dense",
+            cache_group="campaign",
             # From the sample's whole identity: with seed + index, two seeds of a campaign would share their draws.
             seed=int(prepared.sample_key[:8], 16) if order.sampling else None,
             **order.sampling,

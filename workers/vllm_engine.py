@@ -25,9 +25,10 @@ from workers.engine import (
 )
 from workers.failures import EngineDead, EngineError, EngineStalled, EngineStartError, Failure, FailureKind
 from workers.vllm_plugin import launch
-from workers.vllm_plugin.admission import cache_salt, may_read_cache, refusal
+from workers.vllm_plugin.admission import refusal
 from workers.vllm_plugin.generation import chosen_logprobs, make_generation
 from workers.vllm_plugin.requests import EXTRA_KEY
+from workers.vllm_plugin.sharing import cache_salt, may_share
 from workers.vllm_plugin.statistics import Report, merge_reports
 
 JOIN_SECONDS = 20.0
@@ -182,7 +183,11 @@ class VllmEngine:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        method = MethodChoice.from_wire(request.method).to_wire()  # every default written out
+        method = MethodChoice.from_wire(request.method)
+        salt = cache_salt(request.cache_group, request.request_id, method, request.prompt_token_ids)
+        own: dict[str, Any] = {"id": request.request_id, "method": method.to_wire()}
+        if method.prefill is not None:
+            own["shares"] = salt
         parameters = SamplingParams(
             temperature=request.temperature,
             top_p=request.top_p,
@@ -192,10 +197,10 @@ class VllmEngine:
             logprobs=self.spec.options.get("logprobs"),
             ignore_eos=bool(self.spec.options.get("ignore_eos", False)),
             output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_reading_prefix_cache=not may_read_cache(request),
-            extra_args={EXTRA_KEY: {"id": request.request_id, "method": method}},
+            skip_reading_prefix_cache=not may_share(method),
+            extra_args={EXTRA_KEY: own},
         )
-        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=cache_salt(request))
+        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=salt)
         try:
             self._names[request.request_id] = self._engine.add_request(request.request_id, prompt, parameters)
         except ValueError as error:

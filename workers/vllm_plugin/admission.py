@@ -1,4 +1,4 @@
-"""What an engine takes in: impossible requests are refused with a reason, the others get their share of the cache.
+"""What an engine takes in: impossible requests are refused with a reason.
 
 Checked in the caller's process, since an exception in a worker ends the engine.
 """
@@ -38,15 +38,3 @@ def refusal(request: GenerationRequest, spec: EngineSpec, block_size: int) -> Fa
         text = f"{length} prompt tokens, max_tokens {request.max_tokens}; both must be at least 1"
         return Failure(kind=FailureKind.BAD_SAMPLE, message=text, where="generate")
     return None
-
-
-def may_read_cache(request: GenerationRequest) -> bool:
-    """Cached prefixes serve requests whose prompt rows are dense; the scheduler adds what compression needs."""
-    return "prefill" not in request.method
-
-
-def cache_salt(request: GenerationRequest) -> str:
-    """Which requests may share cached keys and values: a group's dense prefills; otherwise nobody."""
-    if request.cache_group is not None and "prefill" not in request.method:
-        return f"group {request.cache_group}"
-    return f"request {request.request_id}"

@@ -45,7 +45,7 @@ class SparseMethods:
                 result = sparsek_prefill(call, span, cache, self.ranks, self.scale)
             else:
                 result = self._run_prefill(call.query[rows], cache, method, span.end_position, call.output[rows])
-            # A recomputed prompt has its densities already.
+            # A recomputed or shared prompt has its densities already.
             span.request.prefill_density.setdefault(call.name, result.density())
 
     def _run_prefill(self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor) -> PrefillResult:

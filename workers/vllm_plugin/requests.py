@@ -8,7 +8,7 @@ from typing import Any
 from sparsekernels.parameters import MethodChoice
 
 EXTRA_KEY = "frontier"
-"""Key of our part of `SamplingParams.extra_args`: `{"id": …, "method": wire form}`."""
+"""Key of our part of `SamplingParams.extra_args`: `{"id": …, "method": wire form, "shares": cache salt}`."""
 
 
 @dataclass(slots=True)
@@ -72,7 +72,8 @@ class RequestState:
     is_reported: bool = False
     """Its caller has the report; nothing needs to be kept once it leaves."""
     prefill_density: dict[str, Any] = field(default_factory=dict)
-    """Layer name → share of causal pairs computed, a float or a 0-d tensor that is read only in a report."""
+    """Layer name → share of causal pairs computed, a float or a 0-d tensor that is read only in a report. Requests that
+    share a sparse prefill share this too: the first computes all rows, the others a few."""
     window_queries: dict[str, Any] = field(default_factory=dict)
     """Layer name → last query rows of the prompt seen so far [rows, heads, head_size]; compression votes with them."""
     kept: dict[str, Any] = field(default_factory=dict)
@@ -83,13 +84,16 @@ class RequestState:
     """Layer name → SparseK's scores of the cached tokens, float32 [KV heads, L]."""
 
     @classmethod
-    def new(cls, internal_id: str, prompt_length: int, extra: dict[str, Any]) -> RequestState:
-        """State of an arriving request; `extra` is our part of its sampling parameters."""
+    def new(
+        cls, internal_id: str, prompt_length: int, extra: dict[str, Any], density: dict[str, Any] | None = None
+    ) -> RequestState:
+        """State of an arriving request; `extra` is our part of its sampling parameters, `density` what is known."""
         return cls(
             name=str(extra.get("id", internal_id)),
             method=MethodChoice.from_wire(extra.get("method") or {}),
             prompt_length=prompt_length,
             decode=DecodeCounts(prompt_length),
+            prefill_density={} if density is None else density,
         )
 
     def restart(self) -> None:

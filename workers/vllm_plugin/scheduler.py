@@ -1,41 +1,27 @@
-"""What the scheduler must know of the methods: which cached keys and values a request may read, and which it may leave.
-
-Keys and values of prompt rows are exact when the prefill is dense, whatever the decode method; so such requests may
-share them (the caller groups them by `cache_salt`). Two limits:
-- rows behind the prompt of a request with a sparse decode are not dense: they never enter the prefix cache;
-- compression votes with the last `window` queries of the prompt: a cached prefix must end before them.
-"""
+"""vLLM's schedulers under the rules of `workers.vllm_plugin.sharing`: what a request may read from the prefix cache,
+and what it may leave there."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from sparsekernels.parameters import SparseK
+from sparsekernels.parameters import MethodChoice
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from workers.vllm_plugin.requests import EXTRA_KEY
+from workers.vllm_plugin.sharing import cacheable_tokens, hit_step, longest_hit
 
 
-def method_of(request: Any) -> dict[str, Any]:
-    """The wire form of the request's method; empty is dense."""
-    parameters = request.sampling_params
-    extra = (parameters.extra_args or {}) if parameters is not None else {}
-    return dict((extra.get(EXTRA_KEY) or {}).get("method") or {})
-
-
-def longest_hit(request: Any) -> int | None:
-    """Most prompt tokens that the request may take from the prefix cache; None: any number."""
-    compress = method_of(request).get("compress")
-    return None if compress is None else max(0, request.num_prompt_tokens - int(compress["window"]))
-
-
-def cacheable_tokens(request: Any, num_computed: int) -> int:
-    """How many leading tokens of the request may enter the prefix cache."""
-    method = method_of(request)
-    rules_decode = (method.get("prefill") or {}).get("name") == SparseK.name
-    is_exact = "decode" not in method and "compress" not in method and not rules_decode
-    return num_computed if is_exact else min(num_computed, int(request.num_prompt_tokens))
+def method_of(request: Any) -> MethodChoice:
+    """The request's method, read once a request; requests that are not ours are dense."""
+    known = getattr(request, "frontier_method", None)
+    if known is None:
+        parameters = request.sampling_params
+        extra = (parameters.extra_args or {}) if parameters is not None else {}
+        known = request.frontier_method = MethodChoice.from_wire((extra.get(EXTRA_KEY) or {}).get("method") or {})
+    return known  # type: ignore[no-any-return]
 
 
 class CacheRules:
@@ -51,24 +37,25 @@ class CacheRules:
         manager.coordinator.cache_blocks = self._cache_blocks
 
     def _cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
-        self._store(request, cacheable_tokens(request, num_computed_tokens))
+        self._store(request, cacheable_tokens(method_of(request), request.num_prompt_tokens, num_computed_tokens))
 
     def _computed_blocks(self, request: Any) -> Any:
         found = self._find(request)
-        limit = longest_hit(request)
-        if limit is None or found[1] <= limit:
-            return found
-        return self._cut(found, limit)
+        method, tokens = method_of(request), found[1]
+        limit, step = longest_hit(method, request.num_prompt_tokens), hit_step(method)
+        allowed = tokens if limit is None else min(tokens, limit)
+        return found if allowed == tokens and tokens % step == 0 else self._cut(found, allowed, step)
 
-    def _cut(self, found: Any, limit: int) -> Any:
-        """The hit `(blocks, tokens, …)`, shortened to whole blocks within `limit` tokens."""
+    def _cut(self, found: Any, limit: int, step: int) -> Any:
+        """The hit `(blocks, tokens, …)`, shortened to whole blocks and multiples of `step`, within `limit` tokens."""
         manager = self.kv_cache_manager
         groups = manager.kv_cache_config.kv_cache_groups
         if len(groups) > 1:  # other groups' hits are tied to the full length: take none
             return (manager.empty_kv_cache_blocks, 0, *found[2:])
-        num_blocks = limit // groups[0].kv_cache_spec.block_size
-        blocks = manager.create_kv_cache_blocks((list(found[0].blocks[0][:num_blocks]),))
-        return (blocks, num_blocks * groups[0].kv_cache_spec.block_size, *found[2:])
+        block_size = groups[0].kv_cache_spec.block_size
+        tokens = limit // math.lcm(block_size, step) * math.lcm(block_size, step)
+        blocks = manager.create_kv_cache_blocks((list(found[0].blocks[0][: tokens // block_size]),))
+        return (blocks, tokens, *found[2:])
 
 
 class SparseScheduler(CacheRules, Scheduler):  # type: ignore[misc]

@@ -12,6 +12,8 @@ from workers.vllm_plugin.statistics import Report, make_report
 
 MAX_FINISHED = 4096
 """Finished requests whose report nobody fetched (aborted ones) are dropped beyond this number."""
+MAX_SHARED = 16384
+"""Shared sparse prefills whose densities are remembered: more prompts than a cache holds."""
 
 
 class Session:
@@ -22,6 +24,7 @@ class Session:
         self.row_order: Callable[[], Sequence[str]] = tuple
         """Gives the request ids of the current batch in row order; set by the worker for its model runner."""
         self._finished: OrderedDict[str, RequestState] = OrderedDict()
+        self._densities: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._computed: dict[str, int] = {}
         self._scheduled: dict[str, int] | None = None
         self._plan: Plan | None = None
@@ -79,9 +82,18 @@ class Session:
         if known is not None:  # some model runners send a preempted request again as a new one
             known.restart()
             return
-        extra = (new.sampling_params.extra_args or {}) if new.sampling_params else {}
+        extra = ((new.sampling_params.extra_args or {}) if new.sampling_params else {}).get(EXTRA_KEY) or {}
         length = len(new.prompt_token_ids or ())
-        self.requests[new.req_id] = RequestState.new(new.req_id, length, extra.get(EXTRA_KEY) or {})
+        density = self._density_of(extra["shares"]) if "shares" in extra else None
+        self.requests[new.req_id] = RequestState.new(new.req_id, length, extra, density)
+
+    def _density_of(self, shares: str) -> dict[str, Any]:
+        """The densities of this prefill, by layer; empty when it is dense or has not been computed yet."""
+        density = self._densities.pop(shares, {})
+        self._densities[shares] = density
+        if len(self._densities) > MAX_SHARED:
+            self._densities.popitem(last=False)
+        return density
 
     def _finish(self, internal_id: str) -> None:
         state = self.requests.pop(internal_id, None)

@@ -21,9 +21,11 @@ class Report:
 
 
 def make_report(state: RequestState, num_decode_steps: int) -> Report:
-    """Read the counters of a request. This may wait for the device: densities are kept there."""
+    """Read the counters of a request. This may wait for the device: densities are kept there until then."""
+    densities = {name: float(density) for name, density in state.prefill_density.items()}
+    state.prefill_density.update(densities)
     return Report(
-        density_prefill=tuple(float(d) for d in state.prefill_density.values()),
+        density_prefill=tuple(densities.values()),
         density_decode=state.decode.density(num_decode_steps),
         kv_kept=tuple(float(k.share) for k in state.kept.values()),
         num_restarts=state.num_restarts,

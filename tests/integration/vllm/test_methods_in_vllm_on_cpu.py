@@ -151,13 +151,41 @@ def test_decode_methods_share_one_dense_prefill(engine: VllmEngine) -> None:
         assert engine.logprobs[f"shared {name}"] == pytest.approx(engine.logprobs[f"lonely {name}"], abs=1e-4)
 
 
-def test_sparse_prefills_never_share(engine: VllmEngine) -> None:
-    group = dict(prompt_token_ids=prompt(150, seed=8), cache_group="sample 2")
-    for name in ("one", "two"):
-        result = run_requests(engine, [request(f"sparse {name}", SMALL["block_sparse"], 0, **group)])
-        assert result[f"sparse {name}"].num_cached_tokens == 0
-    dense = run_requests(engine, [request("dense after sparse", {}, 0, **group)])["dense after sparse"]
-    assert dense.num_cached_tokens == 0
+def test_every_decode_method_shares_a_sparse_prefill_of_the_same_prompt(engine: VllmEngine) -> None:
+    """What a shared prefill leaves to compute finds the selection, the tokens and the density of the whole prompt."""
+    decoding: dict[str, dict[str, Any]] = {"dense": {}, "quest": SMALL["quest"], "ada": SMALL["ada_snapkv"]}
+    for prefill in ("vertical_slash", "flexprefill", "block_sparse", "block_sparse_wide"):
+        tokens = prompt(440, seed=8)
+        group = dict(prompt_token_ids=tokens, cache_group="sample 2")
+        methods = {f"{prefill}+{name}": {**SMALL[prefill], **method} for name, method in decoding.items()}
+        first = run_requests(engine, [request(f"first {prefill}", SMALL[prefill], 0, **group)])[f"first {prefill}"]
+        shared = run_requests(engine, [request(f"shared {n}", m, 0, **group) for n, m in methods.items()])
+        lonely = run_requests(
+            engine, [request(f"lonely {n}", m, 0, prompt_token_ids=tokens) for n, m in methods.items()]
+        )
+        assert first.num_cached_tokens == 0
+        assert first.density_prefill < 0.9
+        for name in methods:
+            one, other = shared[f"shared {name}"], lonely[f"lonely {name}"]
+            assert (one.num_cached_tokens >= 256, other.num_cached_tokens) == (True, 0), name
+            assert one.token_ids == other.token_ids, name
+            assert engine.logprobs[f"shared {name}"] == pytest.approx(engine.logprobs[f"lonely {name}"], abs=1e-4)
+            assert one.density_prefill == pytest.approx(other.density_prefill, abs=1e-9), name
+
+
+def test_a_sparse_prefill_is_shared_with_nothing_else(engine: VllmEngine) -> None:
+    tokens = prompt(440, seed=9)
+    group = dict(cache_group="sample 3")
+    run_requests(engine, [request("sparse", SMALL["vertical_slash"], 0, prompt_token_ids=tokens, **group)])
+    smaller = {"prefill": {**VERTICAL, "vertical_size": 16}}
+    others = [
+        request("dense after sparse", {}, 0, prompt_token_ids=tokens, **group),
+        request("another budget", smaller, 0, prompt_token_ids=tokens, **group),
+        request("a longer prompt", SMALL["vertical_slash"], 0, prompt_token_ids=[*tokens, 5], **group),
+        request("another group", SMALL["vertical_slash"], 0, prompt_token_ids=tokens, cache_group="sample 4"),
+    ]
+    done = run_requests(engine, others)
+    assert {name: result.num_cached_tokens for name, result in done.items()} == {o.request_id: 0 for o in others}
 
 
 def test_impossible_requests_come_back_as_failures(engine: VllmEngine) -> None:
