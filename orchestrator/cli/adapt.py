@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,9 @@ import typer
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
-    from workers.adapt.pipeline import Plan, Trained
+    from workers.adapt.evaluate import HeldOut
+    from workers.adapt.low_rank import LowRankRecipe
+    from workers.adapt.pipeline import Plan, Progress, Trained
 
 _ADAPT = typer.Typer(help="Train what a method needs: SparseK's scorers.", no_args_is_help=True)
 
@@ -18,11 +22,6 @@ _ADAPT = typer.Typer(help="Train what a method needs: SparseK's scorers.", no_ar
 def register(app: typer.Typer) -> None:
     """Adds the group `adapt`."""
     app.add_typer(_ADAPT, name="adapt")
-
-
-@_ADAPT.callback()
-def _group() -> None:
-    """Keeps `sparsek` a subcommand while it is the only one."""
 
 
 @_ADAPT.command("sparsek", epilog="Example: frontier adapt sparsek --model MODEL --out adapter")
@@ -44,6 +43,8 @@ def adapt_sparsek(
     source: Annotated[str, typer.Option(help="values or values_and_key_pairs.")] = "values_and_key_pairs",
     train_windows: Annotated[int, typer.Option(help="Windows to train on.")] = 32,
     held_out_windows: Annotated[int, typer.Option(help="Windows for the table.")] = 8,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Then adapt the backbone by LoRA of this rank; 0: no.")] = 0,
+    lora_steps: Annotated[int, typer.Option(min=1, help="Steps of that, and of its dense control.")] = 40,
     seed: Annotated[int, typer.Option(help="Of the windows that are drawn.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
 ) -> None:
@@ -56,11 +57,57 @@ def adapt_sparsek(
             data=data, out=out, slots=slots, window=window, sinks=sinks, length=length, steps=steps, batch=batch,
             learning_rate=learning_rate, gating=gating, objective=objective, source=source, seed=seed,
             train_windows=train_windows, held_out_windows=held_out_windows, on_gpu=where != "cpu",
+            lora_rank=lora_rank, lora_steps=lora_steps,
         )  # fmt: skip
         trained = _run(model, where, plan)
     except ValueError as error:
         raise UserError(str(error)) from error
     _print(trained, slots)
+
+
+@_ADAPT.command("evaluate", epilog="Example: frontier adapt evaluate --model MODEL --adapter FILE --slots 256")
+def adapt_evaluate(
+    model: Annotated[Path, typer.Option(help="Local model folder (see: frontier models pull).")],
+    adapter: Annotated[Path, typer.Option(help="An adapter that `frontier adapt sparsek` wrote for this model.")],
+    data: Annotated[str, typer.Option(help="A folder of .txt, .md, .rst, .py files, or 'python'.")] = "python",
+    slots: Annotated[int, typer.Option(help="Cache slots per KV head: sinks + window + kept keys.")] = 512,
+    window: Annotated[
+        int | None, typer.Option(help="Slots for the most recent tokens; half of them if absent.")
+    ] = None,
+    sinks: Annotated[int, typer.Option(help="First tokens that always stay.")] = 4,
+    length: Annotated[int, typer.Option(help="Tokens in a window of text.")] = 1024,
+    windows: Annotated[int, typer.Option(min=2, help="Windows of held-out text.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the windows that are drawn, and of random scores.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
+) -> None:
+    """Held-out losses of a trained adapter beside dense attention and six controls, with equally many slots."""
+    _require_folder(model)
+    torch = _torch()
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if slots >= length:
+        raise UserError(f"--slots is {slots}; it must be below --length ({length}), or nothing is dropped")
+    try:
+        table = _evaluate(model, adapter, where, data, slots, window, sinks, length, windows, seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    _print_table(table, slots)
+
+
+def _evaluate(
+    model: Path, adapter: Path, device: str, data: str, slots: int, window: int | None, sinks: int, length: int,
+    windows: int, seed: int,
+) -> list[HeldOut]:  # fmt: skip
+    from sparsekernels.sparsek.attention import Impl
+    from sparsekernels.sparsek.controls import split_slots
+
+    from workers.adapt.pipeline import evaluate_adapter
+
+    budget = split_slots(slots, sinks=sinks, window=window)
+    with _shown_progress() as progress:
+        return evaluate_adapter(
+            model, adapter, device, data=data, budget=budget, length=length, num_windows=windows, seed=seed,
+            impl=Impl.TORCH if device == "cpu" else Impl.TRITON, progress=progress,
+        )  # fmt: skip
 
 
 def _plan(*, slots: int, window: int | None, sinks: int, on_gpu: bool, **options: Any) -> Plan:
@@ -96,6 +143,18 @@ def _plan(*, slots: int, window: int | None, sinks: int, on_gpu: bool, **options
         num_held_out=options["held_out_windows"],
         source=_member("--source", Source, options["source"]),
         eval_batch=8 if on_gpu else 1,
+        low_rank=_low_rank(options) if options["lora_rank"] else None,
+    )
+
+
+def _low_rank(options: dict[str, Any]) -> LowRankRecipe:
+    from workers.adapt.low_rank import LowRankRecipe, missing_package
+
+    missing = missing_package()
+    if missing is not None:
+        raise ValueError(f"--lora-rank is {options['lora_rank']}; {missing}")
+    return LowRankRecipe(
+        rank=options["lora_rank"], steps=options["lora_steps"], batch=options["batch"], seed=options["seed"]
     )
 
 
@@ -107,11 +166,21 @@ def _member(option: str, kind: Any, text: str) -> Any:
 
 
 def _run(model: Path, device: str, plan: Plan) -> Trained:
+    from workers.adapt.pipeline import adapt, load_model
+
+    with _shown_progress() as progress:
+        loaded, tokenizer = load_model(model, device)
+        return adapt(loaded, tokenizer, plan, progress)
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Progress]:
+    """Progress bars on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    from workers.adapt.pipeline import Progress, adapt, load_model
+    from workers.adapt.pipeline import Progress
 
     class Shown(Progress):
         def __init__(self, bars: Bars) -> None:
@@ -126,18 +195,24 @@ def _run(model: Path, device: str, plan: Plan) -> Trained:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        shown = Shown(bars)
-        loaded, tokenizer = load_model(model, device)
-        return adapt(loaded, tokenizer, plan, shown)
+        yield Shown(bars)
 
 
 def _print(trained: Trained, slots: int) -> None:
     typer.echo(f"warm start explains {trained.explained:.2f} of the variance of log attention mass")
-    typer.echo(f"held-out loss of tokens beyond the first {slots}, nats")
-    typer.echo(f"{'method':14s} {'slots':>6s} {'loss':>8s} {'± vs dense':>11s} {'perplexity':>11s}")
-    for row in trained.table:
-        typer.echo(f"{row.name:14s} {row.slots:6d} {row.loss:8.4f} {row.standard_error:11.4f} {row.perplexity:11.3f}")
+    _print_table(trained.table, slots)
     typer.echo(f"adapter: {trained.adapter}")
+
+
+def _print_table(table: list[HeldOut], slots: int) -> None:
+    typer.echo(f"held-out loss of tokens beyond the first {slots}, nats")
+    typer.echo(
+        f"{'method':14s} {'slots':>6s} {'loss':>8s} {'over dense':>17s} {'over sparsek':>17s} {'perplexity':>11s}"
+    )
+    dense, sparsek = table[0], table[1]
+    for row in table:
+        beside = "".join(f" {d.mean:8.4f} ± {d.standard_error:6.4f}" for d in (row.over(dense), row.over(sparsek)))
+        typer.echo(f"{row.name:14s} {row.slots:6d} {row.loss:8.4f}{beside} {row.perplexity:11.3f}")
 
 
 def _require_folder(model: Path) -> None:

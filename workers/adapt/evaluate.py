@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
@@ -18,20 +19,36 @@ from workers.adapt.attend import Adapted, Controlled, Dense, Policy, Scored, att
 from workers.adapt.scorers import Scorers
 
 
+class Difference(NamedTuple):
+    """A paired difference of losses over the same windows, nats a token."""
+
+    mean: float
+    standard_error: float
+    """Of the mean; 0 for a single window."""
+
+
 class HeldOut(NamedTuple):
     """One row of the table."""
 
     name: str
     slots: int
     """Cache slots per KV head; the whole length for dense."""
-    loss: float
-    """Nats a token over rows beyond the slots: where all methods drop something."""
-    standard_error: float
-    """Of the mean over windows of the difference to dense; 0 for dense itself."""
+    losses: tuple[float, ...]
+    """One a window: nats a token over rows beyond the slots, where all methods drop something."""
+
+    @property
+    def loss(self) -> float:
+        return fmean(self.losses)
 
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss)
+
+    def over(self, other: HeldOut) -> Difference:
+        """How much more this row loses than `other`."""
+        differences = [mine - its for mine, its in zip(self.losses, other.losses, strict=True)]
+        error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+        return Difference(fmean(differences), error)
 
 
 def evaluate(
@@ -55,11 +72,18 @@ def evaluate(
     policies: dict[str, Policy] = {"dense": Dense(), "sparsek": policy}
     for control in Control:
         policies[str(control)] = Controlled(control, control_budget(control, budget.slots, budget), impl, seed)
-    losses = {}
+    rows = []
     for name, policy in policies.items():
-        losses[name] = window_losses(model, policy, windows, first_row=budget.slots, batch=batch)
+        rows.append(held_out_row(model, name, policy, windows, budget, batch=batch))
         progress(name)
-    return [_row(name, found, losses["dense"], budget.slots, windows.shape[1]) for name, found in losses.items()]
+    return rows
+
+
+def held_out_row(model: Any, name: str, policy: Policy, windows: Tensor, budget: Budget, *, batch: int = 1) -> HeldOut:
+    """One row: `model` under `policy` on `windows` [N, n]."""
+    losses = window_losses(model, policy, windows, first_row=budget.slots, batch=batch)
+    slots = windows.shape[1] if isinstance(policy, Dense) else budget.slots
+    return HeldOut(name, slots, tuple(losses.tolist()))
 
 
 def window_losses(model: Any, policy: Policy, windows: Tensor, *, first_row: int, batch: int = 1) -> Tensor:
@@ -73,9 +97,3 @@ def window_losses(model: Any, policy: Policy, windows: Tensor, *, first_row: int
                 logits = model.lm_head(state).float()
                 found.append(torch.nn.functional.cross_entropy(logits, row[first_row + 1 :]).double().cpu())
     return torch.stack(found)
-
-
-def _row(name: str, losses: Tensor, reference: Tensor, slots: int, length: int) -> HeldOut:
-    difference = losses - reference
-    error = float(difference.std() / len(losses) ** 0.5) if len(losses) > 1 else 0.0
-    return HeldOut(name, length if name == "dense" else slots, float(losses.mean()), error)

@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparsekernels.sparsek.adapter import fingerprint_tensors, save_adapter
+from sparsekernels.sparsek.adapter import Adapter, fingerprint_model, fingerprint_tensors, load_adapter, save_adapter
+from sparsekernels.sparsek.attention import Impl
+from sparsekernels.sparsek.controls import Control
+from sparsekernels.sparsek.definition import Gating
+from sparsekernels.sparsek.pattern import Budget
 from sparsekernels.sparsek.scorer import Source
+from torch import Tensor
 
-from workers.adapt.evaluate import HeldOut, evaluate
+from workers.adapt.attend import Adapted, Dense, Policy
+from workers.adapt.evaluate import HeldOut, evaluate, held_out_row
+from workers.adapt.low_rank import LowRankRecipe, fine_tune, merge_into
 from workers.adapt.slopes import choose_slopes
 from workers.adapt.text import TokenWindows, token_windows
 from workers.adapt.train import Recipe, train
@@ -20,6 +27,10 @@ from workers.adapt.warm_start import warm_start
 
 ADAPTER_FILE = "adapter.safetensors"
 TABLE_FILE = "held_out.json"
+MODEL_FOLDER = "model"
+"""The backbone adapted to SparseK, ready for a campaign."""
+NUM_POLICIES = 2 + len(Control)
+"""Rows of the held-out table: dense, SparseK and the controls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +51,8 @@ class Plan:
     """Training windows that the choice of slopes sees."""
     source: Source = Source.VALUES_AND_KEY_PAIRS
     eval_batch: int = 1
+    low_rank: LowRankRecipe | None = None
+    """A second stage that adapts the backbone, with its dense control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,7 @@ def adapt(model: Any, tokenizer: Any, plan: Plan, progress: Progress) -> Trained
     adapter = choose_slopes(model, trained, training[: plan.num_slopes], recipe.budget)
     path = plan.out / ADAPTER_FILE
     save_adapter(adapter, path)
-    progress.stage("held-out losses", 8)
+    progress.stage("held-out losses", NUM_POLICIES)
     table = evaluate(
         model,
         adapter,
@@ -122,8 +135,66 @@ def adapt(model: Any, tokenizer: Any, plan: Plan, progress: Progress) -> Trained
         batch=plan.eval_batch,
         progress=progress.advance,
     )
+    if plan.low_rank is not None:
+        table += _low_rank_rows(model, tokenizer, adapter, plan, plan.low_rank, training, held_out, progress)
     _write(plan, table, explained, losses, windows.description)
     return Trained(path, table, explained, losses)
+
+
+def _low_rank_rows(
+    model: Any,
+    tokenizer: Any,
+    adapter: Adapter,
+    plan: Plan,
+    low_rank: LowRankRecipe,
+    training: Tensor,
+    held_out: Tensor,
+    progress: Progress,
+) -> list[HeldOut]:
+    """The backbone adapted under SparseK (also as a model folder), and under dense attention by the same recipe."""
+    recipe, rows = plan.recipe, []
+    policies: dict[str, Policy] = {
+        "sparsek+lora": Adapted(adapter, recipe.budget, recipe.gating, recipe.impl),
+        "dense+lora": Dense(),
+    }
+    source = model.config.name_or_path
+    for name, policy in policies.items():
+        progress.stage(f"low-rank adaptation: {name}", low_rank.steps)
+        report: Callable[[int, float], None] = lambda step, loss: progress.advance(f"loss {loss:.4f}")  # noqa: E731
+        adapted = fine_tune(model, policy, training, low_rank, progress=report)
+        rows.append(held_out_row(model, name, policy, held_out, recipe.budget, batch=plan.eval_batch))
+        adapted.save_pretrained(plan.out / name)
+        adapted.unload()
+    progress.stage("writing the adapted model")
+    merge_into(Path(source), plan.out / "sparsek+lora", tokenizer, plan.out / MODEL_FOLDER)
+    return rows
+
+
+def evaluate_adapter(
+    folder: Path,
+    adapter: Path,
+    device: str,
+    *,
+    data: str,
+    budget: Budget,
+    length: int,
+    num_windows: int,
+    seed: int,
+    impl: Impl,
+    progress: Progress,
+) -> list[HeldOut]:
+    """The held-out table of an adapter on text of its own choice; documents that training may see are left out.
+
+    Raises TextError for too little text and AdapterError for another model's adapter.
+    """
+    trained = load_adapter(adapter, model_fingerprint=fingerprint_model(folder))
+    model, tokenizer = load_model(folder, device)
+    progress.stage("reading text")
+    text = token_windows(data, tokenizer, length=length, num_train=0, num_held_out=num_windows, seed=seed)
+    progress.stage("held-out losses", NUM_POLICIES)
+    held_out = torch.from_numpy(text.held_out).long()
+    gating = Gating.STRAIGHT_THROUGH  # as the engine runs it
+    return evaluate(model, trained, held_out, budget, gating, impl=impl, seed=seed, progress=progress.advance)
 
 
 def _write(plan: Plan, table: list[HeldOut], explained: float, losses: list[float], data: str) -> None:
@@ -133,6 +204,6 @@ def _write(plan: Plan, table: list[HeldOut], explained: float, losses: list[floa
         "source": str(plan.source),
         "warm_start_r2": explained,
         "losses": losses,
-        "held_out": [{**row._asdict(), "perplexity": row.perplexity} for row in table],
+        "held_out": [{**row._asdict(), "loss": row.loss, "perplexity": row.perplexity} for row in table],
     }
     (plan.out / TABLE_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -61,7 +61,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
         optimizer.zero_grad(set_to_none=True)
-        losses.append(_step(model, scorers, _batch(windows, recipe, step).to(model.device), recipe))
+        rows = batch_of_step(windows, step, recipe.batch, recipe.seed)
+        losses.append(_step(model, scorers, rows.to(model.device), recipe))
         torch.nn.utils.clip_grad_norm_(scorers.parameters(), 1.0)
         optimizer.step()
         progress(step + 1, losses[-1])
@@ -76,12 +77,11 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * (1.0 - 0.9 * step / max(1, steps))
 
 
-def _batch(windows: Tensor, recipe: Recipe, step: int) -> Tensor:
-    """Rows of step `step`: epochs in an order drawn from the seed, the same after a resume."""
-    first = step * recipe.batch
+def batch_of_step(windows: Tensor, step: int, batch: int, seed: int) -> Tensor:
+    """The `batch` rows of `windows` for a step: epochs in an order drawn from the seed, the same after a resume."""
     picks = []
-    for at in range(first, first + recipe.batch):
-        draw = torch.Generator().manual_seed(recipe.seed * 100_003 + at // len(windows))
+    for at in range(step * batch, (step + 1) * batch):
+        draw = torch.Generator().manual_seed(seed * 100_003 + at // len(windows))
         picks.append(int(torch.randperm(len(windows), generator=draw)[at % len(windows)]))
     return windows[picks]
 
