@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsekernels.parameters import MethodChoice
-
 from workers.engine import (
     EngineFacts,
     EngineProgress,
@@ -26,9 +24,7 @@ from workers.engine import (
 from workers.failures import EngineDead, EngineError, EngineStalled, EngineStartError, Failure, FailureKind
 from workers.vllm_plugin import launch
 from workers.vllm_plugin.admission import refusal
-from workers.vllm_plugin.generation import chosen_logprobs, make_generation
-from workers.vllm_plugin.requests import EXTRA_KEY
-from workers.vllm_plugin.sharing import cache_salt, may_share
+from workers.vllm_plugin.generation import as_vllm_request, chosen_logprobs, make_generation
 from workers.vllm_plugin.statistics import Report, merge_reports
 
 JOIN_SECONDS = 20.0
@@ -180,29 +176,9 @@ class VllmEngine:
         return True
 
     def _add(self, request: GenerationRequest) -> None:
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
-
-        method = MethodChoice.from_wire(request.method)
-        salt = cache_salt(request.cache_group, request.request_id, method, request.prompt_token_ids)
-        own: dict[str, Any] = {"id": request.request_id, "method": method.to_wire()}
-        if method.prefill is not None:
-            own["shares"] = salt
-        parameters = SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            seed=request.seed,
-            max_tokens=request.max_tokens,
-            logprobs=self.spec.options.get("logprobs"),
-            ignore_eos=bool(self.spec.options.get("ignore_eos", False)),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_reading_prefix_cache=not may_share(method),
-            extra_args={EXTRA_KEY: own},
-        )
-        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=salt)
         try:
-            self._names[request.request_id] = self._engine.add_request(request.request_id, prompt, parameters)
+            given = as_vllm_request(request, self.spec)
+            self._names[request.request_id] = self._engine.add_request(request.request_id, *given)
         except ValueError as error:
             failure = Failure(kind=FailureKind.BAD_SAMPLE, message=str(error), where="generate")
             self._results.put(GenerationFailure(request_id=request.request_id, failure=failure))

@@ -41,10 +41,8 @@ def adapt_sparsek(
     gating: Annotated[str, typer.Option(help="straight_through, values or keys_and_values.")] = "straight_through",
     objective: Annotated[str, typer.Option(help="local (cheap) or end_to_end.")] = "local",
     source: Annotated[str, typer.Option(help="values or values_and_key_pairs.")] = "values_and_key_pairs",
-    train_windows: Annotated[int, typer.Option(help="Windows to train on.")] = 32,
-    held_out_windows: Annotated[int, typer.Option(help="Windows for the table.")] = 8,
-    lora_rank: Annotated[int, typer.Option(min=0, help="Then adapt the backbone by LoRA of this rank; 0: no.")] = 0,
-    lora_steps: Annotated[int, typer.Option(min=1, help="Steps of that, and of its dense control.")] = 40,
+    windows: Annotated[tuple[int, int], typer.Option(help="Windows to train on, and for the table.")] = (32, 8),
+    lora_rank: Annotated[int, typer.Option(min=0, help="Then adapt the backbone by LoRA, in as many steps.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the windows that are drawn.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
 ) -> None:
@@ -56,8 +54,7 @@ def adapt_sparsek(
         plan = _plan(
             data=data, out=out, slots=slots, window=window, sinks=sinks, length=length, steps=steps, batch=batch,
             learning_rate=learning_rate, gating=gating, objective=objective, source=source, seed=seed,
-            train_windows=train_windows, held_out_windows=held_out_windows, on_gpu=where != "cpu",
-            lora_rank=lora_rank, lora_steps=lora_steps,
+            windows=windows, lora_rank=lora_rank, on_gpu=where != "cpu",
         )  # fmt: skip
         trained = _run(model, where, plan)
     except ValueError as error:
@@ -119,9 +116,14 @@ def _plan(*, slots: int, window: int | None, sinks: int, on_gpu: bool, **options
     from workers.adapt.pipeline import Plan
     from workers.adapt.train import Objective, Recipe
 
-    for name in ("length", "batch", "train_windows", "held_out_windows"):
-        if options[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {options[name]}; it must be at least 1")
+    train_windows, held_out_windows = options["windows"]
+    for name, value in (
+        ("length", options["length"]),
+        ("batch", options["batch"]),
+        ("windows", min(options["windows"])),
+    ):
+        if value < 1:
+            raise ValueError(f"--{name} is {value}; it must be at least 1")
     if slots >= options["length"]:
         raise ValueError(f"--slots is {slots}; it must be below --length ({options['length']}), or nothing is dropped")
     recipe = Recipe(
@@ -139,8 +141,8 @@ def _plan(*, slots: int, window: int | None, sinks: int, on_gpu: bool, **options
         out=options["out"],
         recipe=recipe,
         length=options["length"],
-        num_train=options["train_windows"],
-        num_held_out=options["held_out_windows"],
+        num_train=train_windows,
+        num_held_out=held_out_windows,
         source=_member("--source", Source, options["source"]),
         eval_batch=8 if on_gpu else 1,
         low_rank=_low_rank(options) if options["lora_rank"] else None,
@@ -153,8 +155,10 @@ def _low_rank(options: dict[str, Any]) -> LowRankRecipe:
     missing = missing_package()
     if missing is not None:
         raise ValueError(f"--lora-rank is {options['lora_rank']}; {missing}")
+    if options["steps"] < 1:
+        raise ValueError(f"--steps is {options['steps']}; with --lora-rank it must be at least 1")
     return LowRankRecipe(
-        rank=options["lora_rank"], steps=options["lora_steps"], batch=options["batch"], seed=options["seed"]
+        rank=options["lora_rank"], steps=options["steps"], batch=options["batch"], seed=options["seed"]
     )
 
 

@@ -1,12 +1,41 @@
-"""A finished request of vLLM, with the workers' report, as a `Generation`."""
+"""Our requests as vLLM takes them, and vLLM's finished ones, with the workers' report, as a `Generation`."""
 
 from __future__ import annotations
 
 from statistics import fmean
 from typing import Any
 
-from workers.engine import Generation
+from sparsekernels.parameters import MethodChoice
+
+from workers.engine import EngineSpec, Generation, GenerationRequest
+from workers.vllm_plugin.requests import EXTRA_KEY
+from workers.vllm_plugin.sharing import cache_salt, may_share
 from workers.vllm_plugin.statistics import Report
+
+
+def as_vllm_request(request: GenerationRequest, spec: EngineSpec) -> tuple[Any, Any]:
+    """vLLM's prompt and sampling parameters; the method travels in the latter."""
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.sampling_params import RequestOutputKind
+
+    method = MethodChoice.from_wire(request.method)
+    salt = cache_salt(request.cache_group, request.request_id, method, request.prompt_token_ids)
+    own: dict[str, Any] = {"id": request.request_id, "method": method.to_wire()}  # every default written out
+    if method.prefill is not None:
+        own["shares"] = salt
+    parameters = SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        seed=request.seed,
+        max_tokens=request.max_tokens,
+        logprobs=spec.options.get("logprobs"),
+        ignore_eos=bool(spec.options.get("ignore_eos", False)),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_reading_prefix_cache=not may_share(method),
+        extra_args={EXTRA_KEY: own},
+    )
+    return TokensPrompt(prompt_token_ids=list(request.prompt_token_ids), cache_salt=salt), parameters
 
 
 def make_generation(output: Any, report: Report | None, num_layers: int | None) -> Generation:
