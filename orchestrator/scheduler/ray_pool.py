@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.domain.placement import Node
 from orchestrator.errors import UserError
 from orchestrator.scheduler.pool import Gone
+from orchestrator.scheduler.ray_address import check_address
 from orchestrator.scheduler.ray_nodes import gpu_nodes, pin
 from workers.actor import WorkerActor
 from workers.engine import EngineSpec
@@ -59,6 +60,8 @@ class RayPool:
         use_gpus: bool | None = False,
         cpus_per_worker: float = 1.0,
     ) -> None:
+        if address is not None:
+            check_address(address)
         ray_environment()
         import ray
 
