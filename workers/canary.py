@@ -18,9 +18,13 @@ def canary_requests(max_model_len: int) -> list[GenerationRequest]:
             prompt_token_ids=[11 + (37 * i + i * i) % 199 for i in range(length)],
             max_tokens=_OUTPUT_TOKENS,
         )
-        for length in _LENGTHS
-        if length + _OUTPUT_TOKENS <= max_model_len
+        for length in _lengths(max_model_len)
     ]
+
+
+def _lengths(max_model_len: int) -> list[int]:
+    fitting = [length for length in _LENGTHS if length + _OUTPUT_TOKENS <= max_model_len]
+    return fitting or [max(1, max_model_len - _OUTPUT_TOKENS)]
 
 
 def canary_digest(generation: Generation) -> str:

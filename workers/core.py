@@ -15,7 +15,16 @@ from collections.abc import Callable
 from itertools import islice
 
 from workers.engine import Engine, EngineFacts, EngineProgress
-from workers.exchange import AttemptEnd, Condition, Record, StaleOrchestrator, WorkerMessage, WorkerReport, WorkerStart
+from workers.exchange import (
+    AttemptEnd,
+    Condition,
+    Record,
+    StaleOrchestrator,
+    WorkerMessage,
+    WorkerReport,
+    WorkerStart,
+    unproven_after,
+)
 from workers.factory import load_engine
 from workers.failures import EngineError, Failure, FailureKind
 from workers.runner import ShardRunner
@@ -49,6 +58,7 @@ class WorkerCore:
         self._records: deque[Record] = deque()
         self._first_record = 1
         self._held: dict[int, int] = {}
+        self._unproven = False
         self._epoch = 0
         self._runner: ShardRunner | None = None
         self._engine: Engine | None = None
@@ -87,11 +97,13 @@ class WorkerCore:
             self._drain_wanted = message.drain_seconds
         for attempt_id in message.withdrawn:
             self._held.pop(attempt_id, None)
-        if message.orders or message.withdrawn or message.release or message.drain_seconds is not None:
+        told = message.orders or message.withdrawn or message.release or message.prove
+        if told or message.drain_seconds is not None:
             self._inbox.append(message)
 
     def _keep(self, records: list[Record]) -> None:
         self._records.extend(records)
+        self._unproven = unproven_after(records, self._unproven)
         for record in records:
             if isinstance(record, AttemptEnd):
                 self._held.pop(record.attempt_id, None)
@@ -131,7 +143,8 @@ class WorkerCore:
             return Condition.DRAINED if self._drain_wanted is not None else Condition.LOADING
         if not self._runner.is_draining and self._drain_wanted is None:
             return Condition.READY
-        done = self._runner.is_draining and not self._held and not self._inbox
+        proven = not self._unproven or not self.start.canary_seconds or self._runner.is_late
+        done = self._runner.is_draining and not self._held and not self._inbox and proven
         return Condition.DRAINED if done else Condition.DRAINING
 
     def _progress(self) -> EngineProgress:
@@ -167,9 +180,9 @@ class WorkerCore:
             self._source,
             max_in_flight=self.start.engine.max_in_flight,
             stall_seconds=self.start.stall_seconds,
+            proves_itself=bool(self.start.canary_seconds),
         )
-        if self.start.canary_seconds:
-            runner.want_canary()
+        self._canary_at = float("-inf")
         with self._lock:
             self._facts, self._runner = self._engine.facts, runner
         self._loop(runner)
@@ -178,6 +191,7 @@ class WorkerCore:
     def _loop(self, runner: ShardRunner) -> None:
         while not self._stopping.is_set():
             self._obey(runner)
+            self._call_canary(runner)
             records = runner.step(_POLL_SECONDS)
             with self._lock:
                 if self._failure is not None:
@@ -199,18 +213,23 @@ class WorkerCore:
                 runner.withdraw(message.withdrawn)
                 if message.release:
                     runner.release()
+                if message.prove:
+                    runner.want_canary()
                 if message.drain_seconds is not None:
                     runner.drain(message.drain_seconds)
             self._inbox.clear()
 
-    def _rest(self, runner: ShardRunner) -> None:
-        """Nothing flies: a short pause, a canary when one is due, an end when nobody is there any more."""
-        self._stopping.wait(_IDLE_SECONDS)
+    def _call_canary(self, runner: ShardRunner) -> None:
+        """At the start and on schedule, however busy the engine is: it is emptied for its canary."""
         now = time.monotonic()
         if self.start.canary_seconds and now - self._canary_at > self.start.canary_seconds:
             self._canary_at = now
             runner.want_canary()
-        if runner.is_idle and now - self._heard_at > self.start.orphan_seconds:
+
+    def _rest(self, runner: ShardRunner) -> None:
+        """Nothing flies: a short pause, and an end when nobody is there any more."""
+        self._stopping.wait(_IDLE_SECONDS)
+        if runner.is_idle and time.monotonic() - self._heard_at > self.start.orphan_seconds:
             self._stopping.set()
             if self._on_orphaned is not None:
                 self._on_orphaned()

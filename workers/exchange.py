@@ -7,7 +7,7 @@ and a worker obeys only the highest that it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -80,6 +80,16 @@ class CanaryResult:
 Record = SampleOutcome | AttemptEnd | CanaryResult
 
 
+def unproven_after(records: Iterable[Record], before: bool) -> bool:
+    """Whether a worker has given completions since its last canary, `before` being so ahead of `records`."""
+    for record in records:
+        if isinstance(record, CanaryResult):
+            before = False
+        elif isinstance(record, SampleOutcome) and record.failure is None:
+            before = True
+    return before
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerMessage:
     """From the orchestrator."""
@@ -96,6 +106,8 @@ class WorkerMessage:
     """Give back every sample that is not in the engine yet (the campaign is paused)."""
     drain_seconds: float | None = None
     """Take no more work and be done within this time."""
+    prove: bool = False
+    """Run the known prompts as soon as the engine is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

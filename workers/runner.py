@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from workers.canary import PREFIX, canary_digest, canary_requests
 from workers.engine import Engine, Generation, GenerationFailure, GenerationRequest
-from workers.exchange import AttemptEnd, CanaryResult, InFlight, Record
+from workers.exchange import AttemptEnd, CanaryResult, InFlight, Record, unproven_after
 from workers.failures import EngineError, EngineStalled, Failure, FailureKind
 from workers.open_order import Flight, OpenOrder, in_flight
 from workers.protocol import ShardOrder
@@ -32,6 +32,7 @@ class ShardRunner:
         *,
         max_in_flight: int,
         stall_seconds: float = 600.0,
+        proves_itself: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
         self.broken: Failure | None = None
@@ -43,6 +44,7 @@ class ShardRunner:
         self._flying: dict[str, Flight] = {}
         self._canaries: dict[str, GenerationRequest] = {}
         self._digests: dict[str, str] = {}
+        self._proves_itself, self._unproven = proves_itself, False
         self._canary_wanted = False
         self._drain_until: float | None = None
         self._num_submitted = 0
@@ -74,6 +76,11 @@ class ShardRunner:
         return self._drain_until is not None
 
     @property
+    def is_late(self) -> bool:
+        """The time of its drain is over."""
+        return self._drain_until is not None and self._clock() >= self._drain_until
+
+    @property
     def seconds_without_progress(self) -> float:
         """How long no token came although requests are in flight; for the watchdog of another thread."""
         return self._clock() - self._advanced_at if self._flying or self._canaries else 0.0
@@ -82,8 +89,8 @@ class ShardRunner:
         self._orders.append(OpenOrder.of(order))
 
     def want_canary(self) -> None:
-        """Run the known prompts as soon as the engine is empty."""
-        self._canary_wanted = True
+        """Run the known prompts as soon as the engine is empty; no sample enters it before."""
+        self._canary_wanted = not self._canaries
 
     def withdraw(self, attempt_ids: Collection[int]) -> None:
         """Forget these orders: nothing of them is reported any more."""
@@ -98,7 +105,10 @@ class ShardRunner:
             open_order.drop_pending()
 
     def drain(self, seconds: float) -> None:
-        """Submit nothing more; what flies may land within `seconds`, the rest is given back."""
+        """Submit no more samples; what flies may land within `seconds`, the rest is given back.
+
+        A runner that proves itself runs the known prompts once more at the end, if time is left.
+        """
         until = self._clock() + seconds
         self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
 
@@ -125,6 +135,8 @@ class ShardRunner:
             open_order.drop_pending()
         self._orders.clear()
         self._flying.clear()
+        self._canaries.clear()
+        self._canary_wanted = False
         return ends
 
     def close(self) -> None:
@@ -143,6 +155,7 @@ class ShardRunner:
             records += self._landed(made)
         self._watch()
         records += self._finished()
+        self._unproven = unproven_after(records, self._unproven)
         return records
 
     def _prepare(self) -> list[Record]:
@@ -242,14 +255,16 @@ class ShardRunner:
         return [AttemptEnd(attempt_id=o.order.attempt_id, released=o.released) for o in ended]
 
     def _give_back(self) -> None:
-        assert self._drain_until is not None
-        late = self._clock() >= self._drain_until
-        self._canary_wanted = False
         self.release()
-        if late:
-            for open_order in self._orders:
-                self._abort(open_order)
-            self._canaries.clear()
+        self._canary_wanted = self._proves_itself and self._unproven and not self._canaries and not self.is_late
+        if not self.is_late:
+            self._submit_canary()
+            return
+        for open_order in self._orders:
+            self._abort(open_order)
+        for request_id in self._canaries:
+            self._engine.abort(request_id)
+        self._canaries.clear()
 
     def _abort(self, open_order: OpenOrder) -> None:
         for request_id, flight in list(self._flying.items()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.domain.placement import Node
@@ -108,6 +108,7 @@ class Crew:
         engine = self._plan.engines[worker.engine_key]
         member = Member(worker.id, worker.name, worker.engine_key, engine, self._now())
         member.is_up = worker.state is not WorkerState.STARTING
+        member.unproven = member.is_up  # until it is told otherwise
         return member
 
     def hear(self, answers: Mapping[str, WorkerReport | Gone]) -> list[Departure]:
@@ -194,6 +195,12 @@ class Crew:
         more = Counter(member.engine_key for member in hired)
         demands = {k: replace(d, num_workers=d.num_workers + more[k]) for k, d in self.demands(left).items()}
         return next_engine(demands, lambda key: self._room(key) - sum(more.values()))
+
+    def doubtful(self, unproven: Collection[int], leaving: Collection[int]) -> list[Member]:
+        """Members that a campaign waits for: their last completions have no good canary after them yet."""
+        if not self._settings.canary_seconds:
+            return []
+        return [m for m in self.members.values() if m.id in unproven and m.id not in leaving]
 
     def dismiss(self, connection: Connection, grip: Grip, member: Member) -> None:
         """The end of a campaign or of a drain: what is open goes back, nobody is charged."""

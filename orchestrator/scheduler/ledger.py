@@ -17,7 +17,7 @@ from orchestrator.store.leases import Claim
 from orchestrator.store.outcomes import Recorded
 from orchestrator.store.plan import Remaining, open_of_workers, remaining
 from orchestrator.store.session import Connection
-from workers.exchange import AttemptEnd, CanaryResult, Record
+from workers.exchange import AttemptEnd, CanaryResult, Record, unproven_after
 from workers.failures import FailureKind
 from workers.protocol import SampleOutcome
 
@@ -45,6 +45,8 @@ class Committed:
     num_outcomes: dict[int, int] = field(default_factory=dict)
     distrusted: dict[int, str] = field(default_factory=dict)
     """Workers whose canary disagreed, with the reason."""
+    unproven: set[int] = field(default_factory=set)
+    """Workers with completions in the store that no canary has vouched for yet."""
     open: dict[int, set[int]] = field(default_factory=dict)
     remaining: dict[str, Remaining] = field(default_factory=dict)
     num_refused: int = 0
@@ -62,6 +64,7 @@ def record_heard(connection: Connection, fence: Fence, members: Sequence[Member]
         room -= len(taken)
         done.num_records[member.id] = len(taken)
     batch = {m.id: [m.backlog[i] for i in range(done.num_records[m.id])] for m in members}
+    done.unproven = {m.id for m in members if unproven_after(batch[m.id], m.unproven)}
     for part in _in_order(batch):
         _write(connection, grip, part, policy, done)
     return done

@@ -39,6 +39,7 @@ class _Round:
     hired: list[Member] = field(default_factory=list)
     looked: bool = False
     reaped: list[int] = field(default_factory=list)
+    doubtful: list[Member] = field(default_factory=list)
 
 
 class CampaignLoop:
@@ -63,6 +64,8 @@ class CampaignLoop:
         self._feeder = Feeder(settings)
         self._gone: list[Departure] = []
         self._listened_at = self._looked_at = self._noted_at = self._renewed_at = float("-inf")
+        self._doubtful: list[Member] = []
+        """Members whose last canary is awaited: every sample has its outcome, and theirs may still be recalled."""
         self._drain_until: float | None = None
         self._released = False
 
@@ -186,7 +189,9 @@ class CampaignLoop:
             self._noted_at = self._now()
             self._check_budget(connection, grip)
         self.num_unfinished = plan.num_unfinished(connection, grip.campaign_id)
-        if self.num_unfinished == 0 and grip.state is CampaignState.RUNNING:
+        if self.num_unfinished == 0:
+            made.doubtful = self._crew.doubtful(made.done.unproven, {d.loss.member.id for d in made.departures})
+        if self.num_unfinished == 0 and not made.doubtful and grip.state is CampaignState.RUNNING:
             change_state(connection, grip.campaign_id, grip.now, CampaignState.COMPLETE, "no shard is left to do")
 
     def _check_budget(self, connection: Connection, grip: Grip) -> None:
@@ -226,7 +231,7 @@ class CampaignLoop:
             made.hired += self._crew.hire_on(connection, grip, nodes, left)
             return
         for member in self._crew.surplus(left):
-            member.drain_seconds = 0.0
+            member.drain_seconds = self._settings.grace_seconds  # idle: gone once it has proved itself
         while (engine_key := self._crew.next_hire(left, made.hired)) is not None:
             made.hired.append(self._crew.hire(connection, grip, engine_key))
 
@@ -236,6 +241,7 @@ class CampaignLoop:
         self.state = done.grip.state
         for member in self._crew.all():
             member.committed(done.num_records.get(member.id, 0))
+            member.unproven = member.id in done.unproven
             if member.is_up:
                 member.note_speed(self._now(), done.num_outcomes.get(member.id, 0))
             member.num_uncounted = 0 if made.looked else member.num_uncounted + done.num_outcomes.get(member.id, 0)
@@ -247,8 +253,10 @@ class CampaignLoop:
             self._crew.see_off(leaving)
         self._gone = []
         if made.looked:
-            self._looked_at = self._now()
+            self._looked_at, self._doubtful = self._now(), made.doubtful
             self._compare(done)
+            for member in made.doubtful:
+                member.ask_for_proof(self._now())
         if made.departures:  # their places are free now: look again at once
             self._looked_at = float("-inf")
         for member, claims in made.claims:
@@ -268,7 +276,7 @@ class CampaignLoop:
     def _is_over(self) -> bool:
         if self._drain_until is not None:
             return self._is_drained()
-        finished = self.num_unfinished == 0 and not any(m.backlog for m in self._crew.all())
+        finished = self.num_unfinished == 0 and not self._doubtful and not any(m.backlog for m in self._crew.all())
         return finished or (self.state is CampaignState.CANCELLED and self.num_unfinished >= 0)
 
     def _is_drained(self) -> bool:

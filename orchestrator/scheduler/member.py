@@ -12,6 +12,7 @@ from workers.protocol import ShardOrder
 
 _SPEED_MEMORY_SECONDS = 60.0
 _LEAST_NOTES = 5
+_ASK_AGAIN_SECONDS = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +38,10 @@ class Member:
     """Attempts that the store calls current."""
     delivered: set[int] = field(default_factory=set)
     """Of these, the ones whose orders have reached the worker."""
+    unproven: bool = False
+    """Completions of it are in the store that no canary has vouched for yet."""
+    proof_wanted: bool = False
+    proof_asked_at: float = float("-inf")
     outbox: list[ShardOrder] = field(default_factory=list)
     withdrawn: set[int] = field(default_factory=set)
     drain_seconds: float | None = None
@@ -79,12 +84,19 @@ class Member:
             withdrawn=tuple(self.withdrawn),
             release=release,
             drain_seconds=None if self.condition in (Condition.DRAINING, Condition.DRAINED) else self.drain_seconds,
+            prove=self.proof_wanted,
         )
+        self.proof_wanted = False
         self.delivered.update(order.attempt_id for order in self.outbox)
         self.told_to_drain |= self.drain_seconds is not None
         self.outbox = []
         self.withdrawn.clear()
         return message
+
+    def ask_for_proof(self, now: float) -> None:
+        """Have it run its canary; again after a while, in case the message was lost."""
+        if now - self.proof_asked_at >= _ASK_AGAIN_SECONDS:
+            self.proof_wanted, self.proof_asked_at = True, now
 
     def hear(self, report: WorkerReport, now: float) -> None:
         """Take in a report: its new records join the backlog, in order."""

@@ -219,6 +219,64 @@ def test_canaries_run_in_an_empty_engine_and_repeat() -> None:
     assert results[0] == results[1] != results[2]
 
 
+def test_a_busy_engine_is_emptied_for_its_canary() -> None:
+    engine = WatchedEngine(spec(seconds=0.01))
+    runner = runner_on(engine)
+    runner.add(order(1, tuple(range(40))))
+    records: list[Record] = []
+    while len(outcomes(records)) < 4:
+        records += runner.step(0.01)
+    runner.want_canary()
+    records += run(runner)
+    at = next(i for i, r in enumerate(records) if isinstance(r, CanaryResult))
+    assert 4 <= len(outcomes(records[:at])) < 40, "its canary comes between the samples"
+    assert len(outcomes(records)) == 40
+    assert all(len(group) == 1 for group in engine.together if any(r.startswith("canary-") for r in group))
+    runner.close()
+
+
+def test_a_drain_ends_with_a_canary_when_there_is_time() -> None:
+    for seconds, ends in ((5.0, [AttemptEnd, CanaryResult]), (0.0, [AttemptEnd])):
+        runner = runner_on(FakeEngine(spec(seconds=0.02)), proves_itself=True)
+        runner.add(order(1))
+        records: list[Record] = []
+        while not outcomes(records):
+            records += runner.step(0.01)
+        runner.drain(seconds)
+        records += run(runner)
+        while seconds and not isinstance(records[-1], CanaryResult):
+            records += runner.step(0.01)
+        assert [type(r) for r in records if not isinstance(r, SampleOutcome)] == ends
+        runner.close()
+
+
+def test_a_worker_proves_itself_when_it_is_asked_to_and_before_it_leaves() -> None:
+    start = WorkerStart(name="w", campaign="c", engine_name="fake", engine=spec(seconds=0.02), canary_seconds=900)
+    core = WorkerCore(start)
+    told = talk_until(core, lambda r: len(r.records) == 1)
+    assert isinstance(told.records[0], CanaryResult)
+    core.exchange(WorkerMessage(epoch=1, orders=(order(1, (0, 1)),)))
+    talk_until(core, lambda r: len(r.records) == 4)
+    core.exchange(WorkerMessage(epoch=1, prove=True))
+    asked = talk_until(core, lambda r: len(r.records) == 5)
+    assert isinstance(asked.records[4], CanaryResult)
+    core.exchange(WorkerMessage(epoch=1, orders=(order(2, (2,)),)))
+    talk_until(core, lambda r: len(r.records) == 7)
+    core.exchange(WorkerMessage(epoch=1, drain_seconds=5.0))
+    left = talk_until(core, lambda r: r.condition is Condition.DRAINED)
+    assert isinstance(left.records[-1], CanaryResult)
+    core.close()
+
+
+def test_a_short_context_has_its_canary_too() -> None:
+    runner = runner_on(FakeEngine(EngineSpec(model="none", max_model_len=24, max_in_flight=4)))
+    runner.want_canary()
+    (record,) = run(runner)
+    assert isinstance(record, CanaryResult)
+    assert set(record.digests.values()) != {"failed"}
+    runner.close()
+
+
 def test_results_depend_on_prompt_and_method_alone() -> None:
     texts = []
     for in_flight in (1, 4):
