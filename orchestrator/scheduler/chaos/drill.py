@@ -19,7 +19,7 @@ from orchestrator.scheduler.chaos.cluster import DrillCluster
 from orchestrator.scheduler.chaos.faults import FAULTS
 from orchestrator.scheduler.chaos.plan import ChaosPlan
 from orchestrator.scheduler.chaos.postgres import PostgresMissing, PostgresServer
-from orchestrator.scheduler.chaos.report import releases_after, starts_and_loads
+from orchestrator.scheduler.chaos.report import releases_after, starts_and_loads, wrong_charges
 from orchestrator.scheduler.chaos.world import Orchestrators, World
 from orchestrator.scheduler.inline_pool import InlinePool
 from orchestrator.scheduler.settings import LoopSettings
@@ -197,7 +197,7 @@ def _judge(world: World, faults: Counter[str], reference: Proof, seconds: float)
     struck = Counter(str(o.failure_kind) for o in views.iter_outcomes(world.store, CAMPAIGN) if o.failure_kind)
     waits = releases_after(world.store, world.kills)
     refused, num_workers = starts_and_loads(world.store)
-    problems = list(proof.problems)
+    problems = [*proof.problems, *wrong_charges(world.store)]
     if header.state is not CampaignState.COMPLETE:
         problems.append(f"the campaign is {header.state}, with {header.num_recorded} of {header.num_samples} samples")
     if proof.manifest != reference.manifest:

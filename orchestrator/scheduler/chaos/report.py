@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from orchestrator.store.schema import attempts, events, workers
+from orchestrator.domain.retry import RetryPolicy
+from orchestrator.store.schema import attempts, events, failures, outcomes, workers
 from orchestrator.store.session import Store
 
 
@@ -36,6 +37,19 @@ def _waits_of(connection: sa.Connection, at: float, name: str) -> list[float]:
         if again is not None:
             waits.append(again - at)
     return waits
+
+
+def wrong_charges(store: Store) -> list[str]:
+    """Charged failures that no broken sample explains, and quarantines that took more engines than they may."""
+    own = sa.and_(outcomes.c.cell_id == failures.c.cell_id, outcomes.c.sample_index == failures.c.sample_index)
+    explained = sa.exists().where(own, outcomes.c.failure_kind.is_not(None))
+    with store.read() as connection:
+        charged = connection.execute(sa.select(failures).where(failures.c.charged, sa.not_(explained))).all()
+        quarantined = connection.scalars(sa.select(failures.c.message).where(failures.c.answer == "quarantine")).all()
+    found = [f"wrongly charged: {row.kind} at {row.place}: {row.message}" for row in charged]
+    deaths = [int(text.removeprefix("quarantined after ").split()[0]) for text in quarantined]
+    allowed = RetryPolicy().max_deaths
+    return found + [f"a sample killed {n} engines, {allowed} are allowed" for n in deaths if n > allowed]
 
 
 def starts_and_loads(store: Store) -> tuple[int, int]:
