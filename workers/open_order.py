@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
@@ -99,3 +101,17 @@ class OpenOrder:
 def in_flight(flight: Flight) -> InFlight:
     prepared = flight.prepared
     return InFlight(index=prepared.index, sample_key=prepared.sample_key, prompt_hash=prepared.prompt_hash)
+
+
+def cache_tokens(samples: Iterable[tuple[ShardOrder, Prepared]]) -> int:
+    """Entries of the KV cache that samples in the engine together may come to need: prompts and outputs of full length.
+
+    A prompt that several methods decode from one prefill counts once.
+    """
+    prompts: dict[tuple[str, str], int] = {}
+    outputs = 0
+    for order, prepared in samples:
+        prefill = json.dumps(order.method.get("prefill"), sort_keys=True)
+        prompts[prepared.prompt_hash, prefill] = len(prepared.prompt_token_ids)
+        outputs += order.max_output_tokens
+    return sum(prompts.values()) + outputs

@@ -14,7 +14,7 @@ from workers.canary import PREFIX, canary_digest, canary_requests
 from workers.engine import Engine, Generation, GenerationFailure, GenerationRequest
 from workers.exchange import AttemptEnd, CanaryResult, InFlight, Record, unproven_after
 from workers.failures import EngineError, EngineStalled, Failure, FailureKind
-from workers.open_order import Flight, OpenOrder, in_flight
+from workers.open_order import Flight, OpenOrder, cache_tokens, in_flight
 from workers.protocol import ShardOrder
 from workers.scoring import failed_outcome, scored_outcome
 from workers.source import Prepared, SampleSource
@@ -195,7 +195,7 @@ class ShardRunner:
         if isolating and self._flying:
             return None
         for open_order in orders[:1] if isolating else orders:
-            if open_order.ready and len(self._flying) < self._limit(open_order):
+            if open_order.ready and len(self._flying) < self._limit(open_order) and self._has_room(open_order):
                 return open_order, open_order.ready.popleft()
         return None
 
@@ -204,6 +204,12 @@ class ShardRunner:
         orders = {id(f.open_order): f.open_order for f in self._flying.values()} | {id(candidate): candidate}
         limits = [o.order.max_in_flight for o in orders.values() if o.order.max_in_flight is not None]
         return min([self._max_in_flight, *limits])
+
+    def _has_room(self, candidate: OpenOrder) -> bool:
+        """Whether the cache holds the candidate's next sample too; else the engine would preempt and prefill again."""
+        inside = [(f.open_order.order, f.prepared) for f in self._flying.values()]
+        needed = cache_tokens([*inside, (candidate.order, candidate.ready[0])])
+        return not inside or needed <= self._engine.facts.kv_capacity_tokens
 
     def _submit_canary(self) -> None:
         if self._canary_wanted and not self._flying:

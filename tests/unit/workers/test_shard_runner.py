@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -370,3 +371,27 @@ def test_a_dead_child_process_is_a_dead_engine() -> None:
 def test_unknown_engines_are_named_with_those_that_exist() -> None:
     with pytest.raises(EngineStartError, match="unknown engine 'gpt'; known engines: vllm, fake"):
         load_engine("gpt", spec())
+
+
+class NarrowEngine(WatchedEngine):
+    """Its cache holds two of the samples, not four."""
+
+    def __init__(self, engine_spec: EngineSpec) -> None:
+        super().__init__(engine_spec)
+        self.facts = replace(self.facts, kv_capacity_tokens=2 * (48 + 16) + 10)
+
+
+def test_no_more_samples_enter_the_engine_than_its_cache_holds() -> None:
+    engine = NarrowEngine(spec())
+    runner = runner_on(engine)
+    runner.add(order())
+    assert len(outcomes(run(runner))) == 10
+    assert max(len(together) for together in engine.together) == 2
+
+
+def test_a_sample_larger_than_the_cache_is_tried_alone() -> None:
+    engine = NarrowEngine(spec())
+    runner = runner_on(engine)
+    runner.add(replace(order(indices=(0, 1)), max_output_tokens=150))
+    assert len(outcomes(run(runner))) == 2
+    assert max(len(together) for together in engine.together) == 1
