@@ -24,6 +24,7 @@ from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods.flexprefill import coverage_counts
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, PrefillResult, allowed_pairs
+from sparsekernels.selection import Selection
 from sparsekernels.virtual import VirtualCache, VirtualLists, sequence_units, virtual_cache
 
 WORKSPACE_BYTES = 1 << 30
@@ -62,7 +63,46 @@ def sparse_prefill(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     cache = virtual_cache(kv)
     plan = make_plan(q, cache, method, length=length, executor=executor, scale=scale, row_block=row_block)
+    return _attend_plan(plan, q, cache, length, executor, scale, out)
 
+
+def attend_selection(
+    q: Tensor,
+    kv: KeyValues,
+    selection: Selection,
+    *,
+    length: int,
+    executor: Executor,
+    scale: float | None = None,
+    out: Tensor | None = None,
+) -> PrefillResult:
+    """See `sparsekernels.prefill.attend_selection`; `executor` is FLASH or TRITON."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    cache = virtual_cache(kv)
+    return _attend_plan(_written_out(selection, cache, q.shape[1], length), q, cache, length, executor, scale, out)
+
+
+def _written_out(selection: Selection, cache: VirtualCache, heads: int, length: int) -> Plan:
+    """A selection of one sequence, as lists of units: its pages cut into pages that are contiguous in the cache."""
+    page = list_page(cache, selection.page_size)
+    parts = selection.page_size // page
+    units = sequence_units(cache, page, -(-length // page))
+    pages = (selection.pages.long()[..., None] * parts + torch.arange(parts, device=units.device)).flatten(-2)
+    group, per_list = heads // cache.num_kv_heads, heads // selection.num_heads
+    starts = units[pages.clamp(0, len(units) - 1)].transpose(0, 1)
+
+    def build(first_head: int, table: Tensor, lengths: Tensor) -> None:
+        head = torch.arange(first_head, first_head + table.shape[0], device=units.device)
+        torch.add(starts[head // per_list], (head // group * cache.head_units)[:, None, None], out=table)
+        lengths.copy_(selection.lengths.T[head // per_list])
+
+    return Plan(selection.row_block, page, pages.shape[-1], None, build)
+
+
+def _attend_plan(
+    plan: Plan, q: Tensor, cache: VirtualCache, length: int, executor: Executor, scale: float, out: Tensor
+) -> PrefillResult:
     def attend(heads: slice, lists: VirtualLists) -> None:
         if executor is Executor.FLASH:
             packed = None if plan.packed is None else plan.packed[heads]

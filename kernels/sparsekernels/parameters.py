@@ -15,23 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
 from typing import Any, ClassVar
 
-
-class Phase(StrEnum):
-    """Where in a request's life a method acts."""
-
-    PREFILL = "prefill"
-    """Rows of the prompt attend to a part of the causal context."""
-    DECODE = "decode"
-    """Each generated token reads a part of the cache, chosen anew at every step."""
-    COMPRESS = "compress"
-    """After the prefill a part of the prompt's cache entries is kept, the rest is never read again."""
-
-
-class ParameterError(ValueError):
-    """A parameter that is unknown, of the wrong type or out of range; the text names it."""
+from sparsekernels.door import MethodTable
+from sparsekernels.door import ParameterError as ParameterError
+from sparsekernels.door import Phase as Phase
 
 
 def _require(condition: bool, text: str) -> None:
@@ -274,10 +262,8 @@ class SparseK:
 
 MethodParameters = VerticalSlash | FlexPrefill | BlockSparse | SnapKV | AdaSnapKV | Quest | SparseK
 
-METHODS: dict[str, type[Any]] = {
-    cls.name: cls for cls in (VerticalSlash, FlexPrefill, BlockSparse, SnapKV, AdaSnapKV, Quest, SparseK)
-}
-"""Every sparse method by name; `dense` is the empty choice and has no parameters."""
+METHODS = MethodTable(VerticalSlash, FlexPrefill, BlockSparse, SnapKV, AdaSnapKV, Quest, SparseK)
+"""Every sparse method by name, those of installed packages included; `dense` is the empty choice."""
 
 
 def parse_method(name: str, options: Mapping[str, Any]) -> Any:
@@ -289,7 +275,7 @@ def parse_method(name: str, options: Mapping[str, Any]) -> Any:
     for option, value in options.items():
         if option not in known:
             raise ParameterError(f"{name} has no option {option!r}; its options: {', '.join(known)}")
-        _check_type(name, option, str(known[option].type), value)
+        _check_type(name, option, _annotation(known[option].type), value)
     try:
         return cls(**options)
     except TypeError as error:
@@ -297,6 +283,11 @@ def parse_method(name: str, options: Mapping[str, Any]) -> Any:
         raise ParameterError(f"{name} needs {', '.join(missing) or error}") from None
     except ParameterError as error:
         raise ParameterError(f"{name}: {error}") from None
+
+
+def _annotation(declared: Any) -> str:
+    """The text of a field's type; a class that was defined without postponed annotations holds the type itself."""
+    return declared.__name__ if isinstance(declared, type) else str(declared)
 
 
 def _check_type(name: str, option: str, annotation: str, value: Any) -> None:
@@ -326,6 +317,9 @@ class MethodChoice:
             method = getattr(self, phase)
             if method is not None and method.phase is not phase:
                 raise ParameterError(f"{method.name} is a {method.phase} method; it cannot act in {phase}")
+        if self.compress is not None and self._watching is not None:
+            text = f"{self._watching.name} watches the whole prompt; {self.compress.name} cannot act beside it"
+            raise ParameterError(text)
         other = self.decode or self.compress
         if self.rules_decode and other is not None:
             raise ParameterError(f"{self.prefill.name} decodes by itself; {other.name} cannot act beside it")  # type: ignore[union-attr]
@@ -334,6 +328,15 @@ class MethodChoice:
     def rules_decode(self) -> bool:
         """Whether the prefill method also decides what decode rows read (SparseK)."""
         return bool(getattr(self.prefill, "acts_in_decode", False))
+
+    @property
+    def observer(self) -> Any | None:
+        """The method that looks at the prompt's last rows: one that compresses, or a decode method with a window."""
+        return self.compress or self._watching
+
+    @property
+    def _watching(self) -> Any | None:
+        return self.decode if getattr(self.decode, "window", None) else None
 
     @property
     def is_decode_dense(self) -> bool:
@@ -345,9 +348,9 @@ class MethodChoice:
         return self.prefill is None and self.decode is None and self.compress is None
 
     def to_wire(self) -> dict[str, dict[str, Any]]:
-        """The JSON form, phases in the order of `Phase`, every parameter written out."""
+        """The JSON form, phases in the order of `Phase`, every parameter written out, a plug-in with its version."""
         chosen = ((phase, getattr(self, phase)) for phase in Phase)
-        return {str(p): {"name": m.name, **asdict(m)} for p, m in chosen if m is not None}
+        return {str(p): {"name": m.name, **asdict(m), **_plugin(m.name)} for p, m in chosen if m is not None}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Mapping[str, Any]]) -> MethodChoice:
@@ -358,5 +361,14 @@ class MethodChoice:
                 raise ParameterError(f"unknown phase {phase!r}; phases: {', '.join(Phase)}")
             if "name" not in options:
                 raise ParameterError(f"{phase}: the method has no name")
-            chosen[phase] = parse_method(options["name"], {k: v for k, v in options.items() if k != "name"})
+            name = options["name"]
+            chosen[phase] = parse_method(name, {k: v for k, v in options.items() if k not in ("name", "plugin")})
+            here, there = _plugin(name).get("plugin"), options.get("plugin", _plugin(name).get("plugin"))
+            if here != there:
+                raise ParameterError(f"{name} is of {here or 'frontier itself'} here, but was asked for of {there}")
         return cls(**chosen)
+
+
+def _plugin(name: str) -> dict[str, str]:
+    plugin = METHODS.plugin(name)
+    return {} if plugin is None else {"plugin": plugin}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsekernels.attend import reference
 from sparsekernels.calibration import analytic_density
+from sparsekernels.choosing import Place, choose, is_chosen
 from sparsekernels.executors import Executor, parse_executor
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import block_sparse, flexprefill, vertical_slash
@@ -38,12 +39,21 @@ class PrefillResult:
 
 
 def select(
-    q: Tensor, k: Tensor, method: PrefillMethod, *, scale: float | None = None, row_block: int | None = None
+    q: Tensor,
+    k: Tensor,
+    method: PrefillMethod,
+    *,
+    scale: float | None = None,
+    row_block: int | None = None,
+    place: Place | None = None,
 ) -> Selection:
     """The reference selection of any prefill method for q [T, Hq, D], the last T rows over k [L, Hkv, D].
 
-    `row_block` (64 when None) is for vertical-slash and FlexPrefill; block-sparse carries its own.
+    `row_block` (64 when None) is for vertical-slash and FlexPrefill; block-sparse carries its own. `place` is for
+    methods that come through the door.
     """
+    if is_chosen(method):
+        return choose(q, k, method, place or Place(scale=q.shape[-1] ** -0.5 if scale is None else scale))
     if isinstance(method, BlockSparse):
         return block_sparse.select(q, k, method)
     if isinstance(method, FlexPrefill):
@@ -62,6 +72,7 @@ def sparse_prefill(
     row_block: int | None = None,
     out: Tensor | None = None,
     dense_above: float | None = None,
+    place: Place | None = None,
 ) -> PrefillResult:
     """Attention of q [T, Hq, D], the last T of `length` positions of the one sequence in `kv`.
 
@@ -75,6 +86,9 @@ def sparse_prefill(
         return PrefillResult(q if out is None else out, torch.zeros(q.shape[1], dtype=torch.int64, device=q.device), 0)
     if dense_above is not None and (analytic_density(method, q.shape[0], length) or 0.0) > dense_above:
         return _dense(q, kv, length, kind, scale, out)
+    if is_chosen(method):
+        selection = select(q, kv.gather(0, length)[0], method, scale=scale, place=place)
+        return attend_selection(q, kv, selection, length=length, executor=kind, scale=scale, out=out)
     if kind is not Executor.REFERENCE:
         from sparsekernels import fused_prefill
 
@@ -83,10 +97,32 @@ def sparse_prefill(
         )
     keys, _ = kv.gather(0, length)
     selection = select(q, keys, method, scale=scale, row_block=row_block)
+    return attend_selection(q, kv, selection, length=length, executor=kind, scale=scale, out=out)
+
+
+def attend_selection(
+    q: Tensor,
+    kv: KeyValues,
+    selection: Selection,
+    *,
+    length: int,
+    executor: str = Executor.FLASH,
+    scale: float | None = None,
+    out: Tensor | None = None,
+) -> PrefillResult:
+    """Attention of q [T, Hq, D], the last T of `length` positions, over a selection made elsewhere, on any executor."""
+    kind = parse_executor(executor)
+    if kind is not Executor.REFERENCE:
+        from sparsekernels import fused_prefill
+
+        return fused_prefill.attend_selection(q, kv, selection, length=length, executor=kind, scale=scale, out=out)
     result = reference.attend_prefill(q, kv, selection, scale).out
     if out is not None:
         result = out.copy_(result)
-    return PrefillResult(result, selection.computed_pairs(), allowed_pairs(q.shape[0], length))
+    computed = selection.computed_pairs()
+    if len(computed) != q.shape[1]:
+        computed = computed.repeat_interleave(q.shape[1] // len(computed))
+    return PrefillResult(result, computed, allowed_pairs(q.shape[0], length))
 
 
 def sparse_prefill_batch(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import JsonOption
-from orchestrator.cli.output import console, print_json, print_table
+from orchestrator.cli.output import console, note, print_json, print_table
 from orchestrator.errors import UserError
 
 app = typer.Typer(help="The attention methods and their options.", no_args_is_help=True)
@@ -22,13 +22,26 @@ def list_command(as_json: JsonOption = False) -> None:
     """List the methods: phase, budget, and what each does."""
     from sparsekernels.parameters import METHODS
 
-    described = [describe(name) for name in METHODS]
+    described = [found for name in METHODS if (found := _described(name)) is not None]
+    for name, package in METHODS.shadowed().items():
+        note(f"method {name!r} of {package} is hidden by frontier's own method of that name")
     if as_json:
         print_json({"methods": described})
         return
-    rows = [["dense", "both", "", "Reads everything; the yardstick."]]
-    rows += [[d["name"], d["phase"], d["budget"], d["summary"]] for d in described]
-    print_table(("method", "phase", "budget", "what it does"), rows)
+    rows = [["dense", "both", "", "frontier", "Reads everything; the yardstick."]]
+    rows += [[d["name"], d["phase"], d["budget"], d["from"], d["summary"]] for d in described]
+    print_table(("method", "phase", "budget", "from", "what it does"), rows)
+
+
+def _described(name: str) -> dict[str, Any] | None:
+    """The method as JSON; a note and None when its package is broken, so that the others are still listed."""
+    from sparsekernels.parameters import ParameterError
+
+    try:
+        return describe(name)
+    except ParameterError as error:
+        note(str(error))
+        return None
 
 
 @app.command("show", epilog="Example: frontier methods show quest")
@@ -36,13 +49,16 @@ def show_command(
     name: Annotated[str, typer.Argument(help="A name of `frontier methods list`.")], as_json: JsonOption = False
 ) -> None:
     """Show a method's options with their defaults and meanings."""
-    from sparsekernels.parameters import METHODS
+    from sparsekernels.parameters import METHODS, ParameterError
 
     from orchestrator.domain.problems import did_you_mean
 
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{did_you_mean(name, METHODS)}; known: dense, {', '.join(METHODS)}")
-    method = describe(name)
+    try:
+        method = describe(name)
+    except ParameterError as error:
+        raise UserError(str(error)) from None
     if as_json:
         print_json(method)
         return
@@ -56,7 +72,10 @@ def _default(option: dict[str, Any]) -> str:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """A method as JSON: `name, phase, budget, summary, options: [{name, type, required, default, meaning}]`."""
+    """A method as JSON: `name, phase, budget, summary, from, options: [{name, type, required, default, meaning}]`.
+
+    Raises ParameterError when the method's package is broken.
+    """
     from sparsekernels.parameters import METHODS
 
     cls = METHODS[name]
@@ -64,7 +83,7 @@ def describe(name: str) -> dict[str, Any]:
     options = [
         {
             "name": option.name,
-            "type": str(option.type),
+            "type": option.type.__name__ if isinstance(option.type, type) else str(option.type),
             "required": option.default is MISSING,
             "default": None if option.default is MISSING else option.default,
             "meaning": meanings.get(option.name, ""),
@@ -76,6 +95,7 @@ def describe(name: str) -> dict[str, Any]:
         "name": name,
         "phase": str(cls.phase),
         "budget": cls.budget_field,
+        "from": METHODS.plugin(name) or "frontier",
         "summary": summary,
         "options": options,
     }
@@ -83,7 +103,11 @@ def describe(name: str) -> dict[str, Any]:
 
 def field_docstrings(cls: type) -> dict[str, str]:
     """The string literals that stand below a class's annotated fields, by field."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):  # a package without its source
+        return {}
+    body = ast.parse(textwrap.dedent(source)).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
     for field, below in zip(body.body, body.body[1:], strict=False):

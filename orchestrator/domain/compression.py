@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsekernels.parameters import AdaSnapKV, BlockSparse, ParameterError, Quest, SnapKV, SparseK
+from sparsekernels.parameters import METHODS, AdaSnapKV, BlockSparse, ParameterError, Quest, SnapKV, SparseK
 
 
 def nominal_compression(method: Any, length_tokens: int) -> float | None:
@@ -16,6 +16,7 @@ def nominal_compression(method: Any, length_tokens: int) -> float | None:
 
     Block-sparse: causal block pairs (Sparse Frontier section 3, `k(k+1)/2 + (n−k)k` of `n(n+1)/2` blocks).
     Quest and SnapKV: prompt tokens over tokens read. SparseK: causal pairs of the prompt over those of its slots.
+    A method of a package: one over its own `nominal_density`, where it has one.
     """
     if isinstance(method, BlockSparse):
         return _block_compression(method.top_blocks, -(-length_tokens // method.block_size))
@@ -25,7 +26,8 @@ def nominal_compression(method: Any, length_tokens: int) -> float | None:
         return max(1.0, length_tokens / method.token_capacity)
     if isinstance(method, SparseK):
         return _causal_pairs(length_tokens, length_tokens) / _causal_pairs(length_tokens, method.slots)
-    return None
+    density = getattr(method, "nominal_density", None)
+    return None if density is None else 1.0 / min(1.0, max(float(density(length_tokens)), 1 / length_tokens))
 
 
 def from_compression(name: str, options: Mapping[str, Any], length_tokens: int) -> dict[str, Any]:
@@ -41,9 +43,30 @@ def from_compression(name: str, options: Mapping[str, Any], length_tokens: int) 
         values["token_capacity"] = int(length_tokens / target)
     elif name == BlockSparse.name:
         values["top_blocks"] = _top_blocks(target, -(-length_tokens // int(values.get("block_size", 16))))
+    elif hasattr(METHODS[name], "nominal_density"):
+        values |= _plugin_budget(METHODS[name], values, 1 / target, length_tokens)
     else:
         raise ParameterError(f"{name}: compression cannot be set for this method; give its own budget")
     return values
+
+
+def _plugin_budget(cls: type[Any], values: Mapping[str, Any], density: float, length_tokens: int) -> dict[str, int]:
+    """The largest whole budget of a plug-in's method whose nominal density is at most `density`, by bisection.
+
+    Densities must not fall with the budget. Budgets that the method refuses count as too small.
+    """
+
+    def fits(budget: int) -> bool:
+        try:
+            return float(cls(**{**values, cls.budget_field: budget}).nominal_density(length_tokens)) <= density
+        except ParameterError:
+            return True
+
+    low, high = 1, length_tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return {cls.budget_field: low}
 
 
 def _causal_pairs(rows: int, most: int) -> float:

@@ -112,6 +112,10 @@ def _by_phase(value: dict[str, Any]) -> dict[str, Any]:
 def _known(name: Any, *at: str) -> str:
     if name not in METHODS:
         raise problem(f"unknown method {name!r}{did_you_mean(str(name), ['dense', *METHODS])}", *at)
+    try:
+        METHODS[name]
+    except ParameterError as error:  # its package is installed and broken
+        raise problem(str(error), *at) from None
     return str(name)
 
 

@@ -5,11 +5,12 @@ Checked in the caller's process, since an exception in a worker ends the engine.
 
 from __future__ import annotations
 
-from sparsekernels.parameters import MethodChoice, ParameterError
+from sparsekernels.parameters import MethodChoice, ParameterError, Quest
 
 from workers.engine import EngineSpec, GenerationRequest
 from workers.failures import Failure, FailureKind
 from workers.vllm_plugin import launch
+from workers.vllm_plugin.chosen import chosen_refusal
 from workers.vllm_plugin.sparsek import sparsek_refusal
 
 
@@ -24,10 +25,10 @@ def refusal(request: GenerationRequest, spec: EngineSpec, block_size: int) -> Fa
     if method.prefill is not None and spec.options.get("enable_chunked_prefill"):
         text = f"{method.prefill.name} needs the whole prompt in one step; enable_chunked_prefill is on"
         return Failure(kind=FailureKind.BAD_SPEC, message=text, where="generate")
-    if method.decode is not None and method.compress is None and block_size % method.decode.page_size:
+    if isinstance(method.decode, Quest) and method.compress is None and block_size % method.decode.page_size:
         text = f"quest page_size is {method.decode.page_size}; it must divide the cache's blocks of {block_size} tokens"
         return Failure(kind=FailureKind.BAD_SPEC, message=f"{text} (engine option block_size)", where="generate")
-    unfit = sparsek_refusal(method, spec.model)
+    unfit = sparsek_refusal(method, spec.model) or chosen_refusal(method)
     if unfit is not None:
         return Failure(kind=FailureKind.BAD_SPEC, message=unfit, where="generate")
     length = len(request.prompt_token_ids)

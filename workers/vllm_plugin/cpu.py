@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from sparsekernels.choosing import Place
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.prefill import PrefillResult
 from torch import Tensor
@@ -59,8 +60,10 @@ class SparseCPUAttention(SparseMethods, SparseAttention, CPUAttentionBackendImpl
             scheduler_metadata=plan,
         )
 
-    def _run_prefill(self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor) -> PrefillResult:
-        return masked_prefill(q, *cache.gather(0, length), method, self.scale, out)
+    def _run_prefill(
+        self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor, place: Place | None
+    ) -> PrefillResult:
+        return masked_prefill(q, *cache.gather(0, length), method, self.scale, out, place)
 
     def forward(self, layer: Any, query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self._isa, self._cache_dtype = layer.isa, query.dtype

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from sparsekernels import decode
+from sparsekernels.choosing import is_chosen
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import quest
-from sparsekernels.parameters import SparseK
+from sparsekernels.parameters import Quest, SparseK
 from torch import Tensor
 
+from workers.vllm_plugin import chosen
 from workers.vllm_plugin.attention import LayerCall
 from workers.vllm_plugin.compacted import quest_slots
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
+from workers.vllm_plugin.requests import RequestState
 from workers.vllm_plugin.sparsek import decode_slots
 
 LEAST_PAGES = 16
@@ -53,6 +56,8 @@ def group_key(span: Span) -> tuple[str, int, bool]:
         return ("sparsek", 0, True)
     if method.decode is None:
         return ("kept", 0, True)
+    if is_chosen(method.decode):
+        return ("chosen over kept" if method.compress else "chosen", 0, True)
     return ("both" if method.compress else "quest", method.decode.page_size, method.decode.share_pages)
 
 
@@ -70,14 +75,15 @@ def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Grou
     # Work grows with the table's width; powers of two keep the number of compiled kernels small.
     pages = -(-max(s.end_position for s in spans) // cache_page)
     block_table = block_table[:, : max(LEAST_PAGES, 1 << (pages - 1).bit_length())]
-    budgets = [s.request.method.decode.token_budget if s.request.method.decode else 0 for s in spans]
+    budgets = [s.request.method.decode.token_budget if isinstance(s.request.method.decode, Quest) else 0 for s in spans]
     lengths = [s.end_position for s in spans]
     continues = [int(s.continues) for s in spans]
     numbers = torch.tensor([[s.first_token for s in spans], [s.row for s in spans], lengths, budgets, continues])
     if device.type == "cuda":
         numbers = numbers.pin_memory().to(device, non_blocking=True)
     for span in spans:
-        span.request.decode.add(span.first_position, tokens_read(span))
+        if not is_chosen(span.request.method.decode):
+            span.request.decode.add(span.first_position, tokens_read(span))
     return Group(
         spans=spans,
         tokens=_where(spans, numbers[0]),
@@ -99,17 +105,26 @@ def _where(spans: tuple[Span, ...], tokens: Tensor) -> Tensor | slice:
 
 def tokens_read(span: Span) -> float:
     """Cache entries that a decode row reads per KV head, the mean over all heads: known without asking the device."""
-    method, length = span.request.method, span.end_position
+    method, length = span.request.method, float(span.end_position)
     prompt = span.request.prompt_length
     if isinstance(method.prefill, SparseK):
         return float(min(length, method.prefill.slots))
     if method.compress is not None:
-        length -= prompt - min(method.compress.token_capacity, prompt)
+        kept = _num_kept(span.request) if is_chosen(method.compress) else method.compress.token_capacity
+        length -= prompt - min(kept, prompt)
     if method.decode is None:
         return float(length)
     page = method.decode.page_size
     before = (length - 1) // page
     return float(min(before, method.decode.token_budget // page) * page + length - before * page)
+
+
+def _num_kept(request: RequestState) -> float:
+    """Prompt entries left per KV head, the mean over the layers: asked of the device once."""
+    if request.num_kept is None:
+        shares = [float(kept.share) for kept in request.kept.values()]
+        request.num_kept = request.prompt_length * sum(shares) / len(shares)
+    return request.num_kept
 
 
 class Decoder:
@@ -135,7 +150,9 @@ class Decoder:
             elif kind == "kept":
                 self._kept(call, group, cache, queries, out)
             elif kind == "sparsek":
-                self._sparsek(call, group, cache, queries, out)
+                self._slots(decode_slots(call.name, group.spans, cache, self.ranks), group, cache, queries, out)
+            elif kind in ("chosen", "chosen over kept"):
+                self._chosen(call, group, cache, queries, out, over_kept=kind == "chosen over kept")
             else:
                 self._both(call, group, cache, queries, out, page_size, share)
             if not in_place:
@@ -186,8 +203,23 @@ class Decoder:
             self._update(store, call.key[group.tokens], group.slots, page_size)
         return store
 
-    def _sparsek(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, out: Tensor) -> None:
-        slots, counts = decode_slots(call.name, group.spans, cache, self.ranks)
+    def _chosen(
+        self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, out: Tensor, *, over_kept: bool
+    ) -> None:
+        kept = self._join_kept(call.name, group) if over_kept else None
+        joined = self.ranks.group_queries(queries)
+        slots, counts = chosen.decode_slots(call.name, group, cache, joined, kept, self.ranks, self.scale)
+        if slots.shape[1] == joined.shape[1] != queries.shape[1]:  # lists of all query heads of the KV head: take ours
+            first = self.ranks.rank % self.ranks.copies * queries.shape[1]
+            own = slice(first, first + queries.shape[1])
+            slots, counts = slots[:, own], counts[:, own]
+        self._slots((slots, counts), group, cache, queries, out)
+
+    def _slots(
+        self, found: tuple[Tensor, Tensor], group: Group, cache: KeyValues, queries: Tensor, out: Tensor
+    ) -> None:
+        """Attend to just these cache slots, int32 [B, H, W], padded behind counts int32 [B, H]."""
+        slots, counts = found
         nothing = torch.zeros_like(group.seq_lens)
         decode.attend_kept(
             queries,
@@ -236,7 +268,7 @@ class Decoder:
         slots, counts = decode.with_generated(
             kept, group.block_table, cache.page_size, group.seq_lens, group.max_generated
         )
-        chosen = quest_slots(
+        best = quest_slots(
             self.ranks.group_queries(queries) if share else queries,
             cache.keys,
             slots,
@@ -246,17 +278,7 @@ class Decoder:
             max_budget=group.max_budget,
             share_pages=share,
         )
-        nothing = torch.zeros_like(group.seq_lens)
-        decode.attend_kept(
-            queries,
-            cache,
-            decode.KeptSlots(chosen[0], chosen[1], nothing),
-            nothing,
-            max_generated=0,
-            executor=self.executor,
-            scale=self.scale,
-            out=out,
-        )
+        self._slots(best, group, cache, queries, out)
 
 
 def _fused() -> Any:

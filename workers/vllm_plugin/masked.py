@@ -6,6 +6,7 @@ The same pairs as the reference executor, which gathers keys row block by row bl
 from __future__ import annotations
 
 import torch
+from sparsekernels.choosing import Place
 from sparsekernels.prefill import PrefillMethod, PrefillResult, allowed_pairs, select
 from sparsekernels.selection import Selection
 from torch import Tensor
@@ -13,9 +14,11 @@ from torch import Tensor
 ROWS_AT_ONCE = 256
 
 
-def masked_prefill(q: Tensor, k: Tensor, v: Tensor, method: PrefillMethod, scale: float, out: Tensor) -> PrefillResult:
+def masked_prefill(
+    q: Tensor, k: Tensor, v: Tensor, method: PrefillMethod, scale: float, out: Tensor, place: Place | None = None
+) -> PrefillResult:
     """Attention of q [T, Hq, D], the last T rows over k and v [L, Hkv, D], into `out` [T, Hq, D]."""
-    return masked_attend(q, k, v, select(q, k, method, scale=scale), scale, out)
+    return masked_attend(q, k, v, select(q, k, method, scale=scale, place=place), scale, out)
 
 
 def masked_attend(q: Tensor, k: Tensor, v: Tensor, selection: Selection, scale: float, out: Tensor) -> PrefillResult:

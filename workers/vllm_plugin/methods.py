@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sparsekernels.choosing import Place, is_chosen
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import snapkv
 from sparsekernels.prefill import PrefillResult, sparse_prefill
 from torch import Tensor
 
 from workers.vllm_plugin.attention import LayerCall
+from workers.vllm_plugin.chosen import observe, place_of
 from workers.vllm_plugin.decoding import Decoder
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
@@ -44,13 +46,19 @@ class SparseMethods:
             if span.request.method.rules_decode:
                 result = sparsek_prefill(call, span, cache, self.ranks, self.scale)
             else:
-                result = self._run_prefill(call.query[rows], cache, method, span.end_position, call.output[rows])
+                place = place_of(span.request, call.name, self.ranks, self.scale) if is_chosen(method) else None
+                out = call.output[rows]
+                result = self._run_prefill(call.query[rows], cache, method, span.end_position, out, place)
             # A recomputed or shared prompt has its densities already.
             span.request.prefill_density.setdefault(call.name, result.density())
 
-    def _run_prefill(self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor) -> PrefillResult:
+    def _run_prefill(
+        self, q: Tensor, cache: KeyValues, method: Any, length: int, out: Tensor, place: Place | None
+    ) -> PrefillResult:
         """Rows q, the last of `length` positions of the one sequence in `cache`, attended into `out`."""
-        return sparse_prefill(q, cache, method, length=length, executor=self.executor, scale=self.scale, out=out)
+        return sparse_prefill(
+            q, cache, method, length=length, executor=self.executor, scale=self.scale, out=out, place=place
+        )
 
     def _vote(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
         keys, values = self._keys_values(call)
@@ -62,8 +70,8 @@ class SparseMethods:
 
     def _remember_window(self, call: LayerCall, span: Span) -> None:
         request = span.request
-        method: Any = request.method.compress
-        start = max(span.first_position, request.prompt_length - method.window)
+        window = getattr(request.method.observer, "window", 1)
+        start = max(span.first_position, request.prompt_length - window)
         if start >= span.end_position:
             return
         part = span.part(start, span.end_position)
@@ -75,7 +83,12 @@ class SparseMethods:
         request = span.request
         queries = self.ranks.group_queries(request.window_queries.pop(name))
         keys, _ = cache.gather(0, request.prompt_length)
-        method: Any = request.method.compress
+        method: Any = request.method.observer
+        if is_chosen(method):
+            seen = observe(request, queries, keys, place_of(request, name, self.ranks, self.scale))
+            if seen is not None:
+                request.kept[name] = Kept.of(seen, cache.block_table[0], cache.page_size, adaptive=True)
+            return
         votes = votes_by_head(queries, keys, method, self.scale)
         kept = snapkv.keep(votes, method, self.ranks.gather_votes)
         request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")

@@ -55,7 +55,7 @@ class Plan:
     decode: tuple[Span, ...]
     """Decode rows of requests whose decode is not dense, one token each."""
     voting: tuple[Span, ...]
-    """Prompt rows of requests that compress: their last queries vote."""
+    """Prompt rows of requests whose method looks at the last ones: it compresses, or decodes with a memory."""
 
     @property
     def is_stock(self) -> bool:
@@ -66,7 +66,7 @@ class Plan:
 def has_only_dense_rows(request: RequestState, start: int, end: int) -> bool:
     """Whether the rows at positions [start, end) are dense and nothing of them is remembered."""
     method = request.method
-    in_prompt = start < request.prompt_length and (method.prefill is not None or method.compress is not None)
+    in_prompt = start < request.prompt_length and (method.prefill is not None or method.observer is not None)
     after = end > request.prompt_length and not method.is_decode_dense
     return not (in_prompt or after)
 
@@ -90,7 +90,7 @@ def _place_prompt(span: Span, dense: list[Span], prefill: list[Span], voting: li
     part = span.part(span.first_position, end)
     method = span.request.method
     (dense if method.prefill is None else prefill).append(part)
-    if method.compress is not None:
+    if method.observer is not None:
         voting.append(part)
 
 

@@ -21,6 +21,8 @@ class DecodeCounts:
     first_position: int
     read: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
+    measured: dict[int, list[Any]] = field(default_factory=dict)
+    """Step → tokens read in each layer, 0-d tensors that are read only in a report: where no rule gives the number."""
 
     def add(self, position: int, tokens_read: float) -> None:
         """Record the step of the token at `position` (0-based). A recomputed step replaces its first record."""
@@ -31,10 +33,22 @@ class DecodeCounts:
         self.read.append(before_read + tokens_read)
         self.total.append(before_total + position + 1)
 
+    def measure(self, position: int, tokens_read: Any) -> None:
+        """Record what one layer read in the step of the token at `position`, the mean over its heads."""
+        self.measured.setdefault(position - self.first_position, []).append(tokens_read)
+
     def density(self, num_steps: int) -> float:
         """Share of the context read over the first `num_steps` steps; 1.0 when there was none."""
+        if self.measured:
+            return self._measured_density(num_steps)
         last = min(num_steps, len(self.read)) - 1
         return 1.0 if last < 0 else self.read[last] / self.total[last]
+
+    def _measured_density(self, num_steps: int) -> float:
+        steps = [step for step in self.measured if step < num_steps]
+        read = sum(sum(map(float, self.measured[step])) / len(self.measured[step]) for step in steps)
+        total = sum(self.first_position + step + 1 for step in steps)
+        return read / total if total else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +96,10 @@ class RequestState:
     """End of the last decode rows planned; 0 before the first."""
     scores: dict[str, Any] = field(default_factory=dict)
     """Layer name → SparseK's scores of the cached tokens, float32 [KV heads, L]."""
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Layer name → what a method that came through the door remembers (`sparsekernels.choosing.Place.state`)."""
+    num_kept: float | None = None
+    """Prompt entries that compression kept per KV head, the mean over layers; read from the device once."""
 
     @classmethod
     def new(
@@ -100,5 +118,6 @@ class RequestState:
         """Forget everything derived from cache entries that the scheduler took away (preemption)."""
         self.num_restarts += 1
         self.decoded_until = 0
-        for derived in (self.window_queries, self.kept, self.scores):
+        self.num_kept = None
+        for derived in (self.window_queries, self.kept, self.scores, self.memory):
             derived.clear()

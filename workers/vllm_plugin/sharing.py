@@ -40,7 +40,7 @@ def may_share(method: MethodChoice) -> bool:
 
 def longest_hit(method: MethodChoice, prompt_length: int) -> int | None:
     """Most prompt tokens that a request may take from the cache; None: any number."""
-    parts = (method.prefill, method.compress)
+    parts = (method.prefill, method.observer)
     windows = [int(part.window) for part in parts if part is not None and hasattr(part, "window")]
     if method.prefill is None and not windows:
         return None
