@@ -67,6 +67,7 @@ class VllmEngine:
         self._death: EngineError | None = None
         self._closed = False
         self._engine = _start(spec, self._meter)
+        self._processes = launch.core_processes(self._engine)
         self._facts = _facts(spec, self._engine, time.monotonic() - started)
         self._num_layers = _num_layers(self._engine)
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
@@ -139,8 +140,9 @@ class VllmEngine:
     def _raise_if_dead(self) -> None:
         if self._closed:
             raise EngineDead("the engine is closed")
-        if self._death is None and _core_is_gone(self._engine):
-            self._death = EngineDead("vLLM died: its engine process is gone")
+        if self._death is None and launch.core_is_gone(self._engine):
+            gone = EngineDead("vLLM died: its engine process is gone")
+            self._death = launch.classify_death(gone, self._processes)(str(gone))
         if self._death is not None:
             self._in_flight.clear()
             raise self._death
@@ -161,7 +163,9 @@ class VllmEngine:
         except BaseException as error:  # whatever it is, the requests in flight are lost
             if not self._closed:
                 text = " ".join(str(error).split())[:400]
-                self._death = launch.classify_death(error)(f"vLLM died: {type(error).__name__}: {text}")
+                self._death = launch.classify_death(error, self._processes)(
+                    f"vLLM died: {type(error).__name__}: {text}"
+                )
             self._results.put(None)
 
     def _obey(self) -> bool:
@@ -248,11 +252,6 @@ def _shut_down(engine: Any) -> None:
             engine.model_executor = None
             cleanup_dist_env_and_memory()
         gc.collect()
-
-
-def _core_is_gone(engine: Any) -> bool:
-    """Whether the engine's process was killed: then vLLM's client waits for ever instead of raising."""
-    return bool(getattr(getattr(engine.engine_core, "resources", None), "engine_dead", False))
 
 
 def _num_layers(engine: Any) -> int:

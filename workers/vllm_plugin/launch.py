@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from workers.engine import EngineSpec
-from workers.failures import EngineError, EngineOutOfMemory, EngineStartError
+from workers.failures import EngineDead, EngineError, EngineKilled, EngineOutOfMemory, EngineStartError
 from workers.vllm_plugin import SWITCH
 
 PACKAGE = "workers.vllm_plugin"
@@ -181,8 +182,19 @@ def classify_start(error: BaseException) -> EngineError:
     return EngineStartError(f"the engine did not start: {text}")
 
 
-def classify_death(error: BaseException) -> type[EngineError]:
-    """EngineOutOfMemory if that is what killed the engine, else EngineDead."""
-    from workers.failures import EngineDead
+def core_processes(engine: Any) -> tuple[Any, ...]:
+    """The processes that vLLM's engine runs in; none when it runs in ours."""
+    resources = getattr(engine.engine_core, "resources", None)
+    return tuple(getattr(getattr(resources, "engine_manager", None), "processes", ()))
 
+
+def core_is_gone(engine: Any) -> bool:
+    """Whether an engine process ended by itself: then vLLM's client waits for ever instead of raising."""
+    return bool(getattr(getattr(engine.engine_core, "resources", None), "engine_dead", False))
+
+
+def classify_death(error: BaseException, processes: Sequence[Any] = ()) -> type[EngineError]:
+    """EngineKilled if somebody killed an engine process, EngineOutOfMemory if that was it, else EngineDead."""
+    if any(process.exitcode == -signal.SIGKILL for process in processes):
+        return EngineKilled
     return EngineOutOfMemory if "out of memory" in str(error).lower() else EngineDead

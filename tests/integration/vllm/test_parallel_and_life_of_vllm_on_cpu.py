@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from tests.support.vllm_engines import VOCABULARY, run_requests, tiny_engine, tiny_model  # noqa: E402
 from workers.engine import GenerationRequest  # noqa: E402
-from workers.failures import EngineDead, EngineStartError  # noqa: E402
+from workers.failures import EngineDead, EngineKilled, EngineStartError, FailureKind  # noqa: E402
 from workers.vllm_engine import VllmEngine  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -100,8 +100,9 @@ def test_a_killed_engine_is_reported_dead_and_closes(folder: Path) -> None:
     assert started
     for pid in started:
         os.kill(pid, signal.SIGKILL)
-    with pytest.raises(EngineDead, match="vLLM died"):
+    with pytest.raises(EngineKilled, match="vLLM died") as caught:
         _poll_until_it_raises(engine)
+    assert caught.value.failure().kind is FailureKind.WORKER_LOST, "a kill from outside is no sample's fault"
     with pytest.raises(EngineDead):
         engine.submit(GenerationRequest(request_id="late", prompt_token_ids=[5], max_tokens=1))
     engine.close()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from workers.engine import EngineSpec
-from workers.failures import EngineDead, EngineOutOfMemory, EngineStartError
+from workers.failures import EngineDead, EngineKilled, EngineOutOfMemory, EngineStartError
 from workers.vllm_plugin import launch
 
 CONFIG = {"num_attention_heads": 28, "num_key_value_heads": 4, "rope_theta": 1000000.0}
@@ -105,3 +107,6 @@ def test_start_failures_are_classified_in_one_line(text: str, kind: type[Excepti
 def test_deaths_are_classified() -> None:
     assert launch.classify_death(RuntimeError("CUDA out of memory")) is EngineOutOfMemory
     assert launch.classify_death(RuntimeError("boom")) is EngineDead
+    running, crashed, killed = (SimpleNamespace(exitcode=code) for code in (None, 1, -signal.SIGKILL))
+    assert launch.classify_death(RuntimeError("boom"), [running, crashed]) is EngineDead
+    assert launch.classify_death(RuntimeError("boom"), [running, killed]) is EngineKilled
