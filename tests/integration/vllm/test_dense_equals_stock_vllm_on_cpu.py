@@ -1,4 +1,5 @@
-"""Real SmolLM2 on a CPU: dense requests through the plugin give stock vLLM's tokens; full budgets give dense ones."""
+"""Real SmolLM2 on a CPU: dense requests through the plugin give the tokens of stock vLLM and of transformers; full
+budgets give dense ones."""
 
 from __future__ import annotations
 
@@ -59,6 +60,19 @@ def greedy(started: VllmEngine, ids: Sequence[list[int]], method: dict[str, Any]
     return [done[f"{i}"] for i in range(len(ids))]
 
 
+def transformers_greedy(folder: Path, ids: Sequence[list[int]]) -> list[list[int]]:
+    """What transformers generates in float32, one prompt at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    made = []
+    for prompt in ids:
+        whole = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
+        made.append(whole[0, len(prompt) :].tolist())
+    return made
+
+
 def test_dense_is_stock_token_for_token_and_full_budgets_are_dense() -> None:
     folder = smollm2_folder()
     ids = prompts(folder)
@@ -74,6 +88,7 @@ def test_dense_is_stock_token_for_token_and_full_budgets_are_dense() -> None:
         assert [r.token_ids for r in found] == [r.token_ids for r in expected]
         assert [r.text for r in found] == [r.text for r in expected]
         assert any("Paris" in r.text for r in found)
+        assert [list(r.token_ids) for r in found[:20]] == transformers_greedy(folder, ids[:20])
         chosen = ids[:3]
         for name, method in FULL.items():
             full = greedy(ours, chosen, method)
