@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,18 +129,19 @@ class World:
         return self.folder / "spool"
 
     def block_sqlite(self, seconds: float) -> bool:
-        """Hold the database's write lock from outside, as a stuck backup would."""
+        """Hold the database's write lock from outside, as a stuck backup would; False when it cannot be had."""
         if self.plan.store != "sqlite":
             return False
         path = self.folder / "store.sqlite"
-
-        def hold() -> None:
-            with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                time.sleep(seconds)
-                connection.execute("ROLLBACK")
-
-        threading.Thread(target=hold, daemon=True).start()
+        connection = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:  # held already, by an earlier fault
+            connection.close()
+            return False
+        release = threading.Timer(seconds, connection.close)
+        release.daemon = True
+        release.start()
         return True
 
     def store_away(self, seconds: float) -> bool:

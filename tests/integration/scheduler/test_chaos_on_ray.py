@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from orchestrator.domain.states import CampaignState, WorkerState
 from orchestrator.scheduler.chaos.cluster import DrillCluster
 from orchestrator.scheduler.chaos.drill import run_drill
 from orchestrator.scheduler.chaos.plan import ChaosPlan, load_plan_file
-from orchestrator.scheduler.chaos.world import Orchestrators
+from orchestrator.scheduler.chaos.world import Orchestrators, World
 from orchestrator.store import views
 from orchestrator.store.session import open_store
 from orchestrator.store.verify import verify_campaign
@@ -89,6 +90,15 @@ def test_a_short_drill_loses_nothing(tmp_path: Path, database: str, request: pyt
     assert report.passed, (report.problems, told)
     assert report.proof.num_recorded == 240
     assert sum(report.faults.values()) >= 5, told
+
+
+def test_a_store_that_is_blocked_already_is_no_second_fault(tmp_path: Path) -> None:
+    plan = ChaosPlan.model_validate({"faults": {}})
+    with open_store(with_driver(str(tmp_path / "store.sqlite"))) as store:
+        world = World(plan, tmp_path, store, "", None, None, Orchestrators(tmp_path, {}), random.Random(1))
+        assert world.block_sqlite(4.0)
+        assert not world.block_sqlite(0.1)
+        wait_for(lambda: world.block_sqlite(0.1))
 
 
 def test_the_example_plans_are_valid() -> None:
