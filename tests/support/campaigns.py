@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,12 +67,3 @@ def outcome_table(store: Store, name: str = "drill") -> dict[tuple[str, int], tu
         (o.cell_key, o.sample_index): (o.verdict, o.score, o.prompt_hash, o.extracted, o.completion)
         for o in views.iter_outcomes(store, name, with_completions=True)
     }
-
-
-def stop_after(seconds: float) -> threading.Event:
-    """An event that sets itself."""
-    event = threading.Event()
-    timer = threading.Timer(seconds, event.set)
-    timer.daemon = True
-    timer.start()
-    return event
