@@ -43,6 +43,8 @@ class Task(ABC, Generic[P]):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised whenever the bytes or the meaning of a sample change."""
+    plugin: str | None = None
+    """Package and version that adds the task, part of its samples' identity; set by the registry, None for our own."""
     parameters_type: type[P]
     default_max_output_tokens: ClassVar[int] = 1024
     approximation_window: ClassVar[int] = 256
@@ -56,6 +58,14 @@ class Task(ABC, Generic[P]):
         """The parameters as they enter a sample's identity; data-driven tasks add their data set's hash."""
         return parameters.as_dict()
 
+    def full_identity_parameters(self, parameters: P) -> dict[str, Any]:
+        """`identity_parameters`, and the package with its version that a task of another package depends on."""
+        return {**self.identity_parameters(parameters), **({"plugin": self.plugin} if self.plugin else {})}
+
+    def num_available(self, parameters: P) -> int | None:
+        """Samples that there are; None: as many as one asks for. Cells are no larger."""
+        return None
+
     def identity(
         self, parameters: P, *, length_tokens: int, tokenizer: Tokenizer, seed: int, index: int
     ) -> SampleIdentity:
@@ -63,7 +73,7 @@ class Task(ABC, Generic[P]):
         return SampleIdentity(
             task=self.name,
             version=self.version,
-            parameters=self.identity_parameters(parameters),
+            parameters=self.full_identity_parameters(parameters),
             length_tokens=length_tokens,
             tokenizer=tokenizer.fingerprint,
             seed=seed,

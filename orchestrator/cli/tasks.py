@@ -36,14 +36,26 @@ _SHOWN_CHARACTERS = 1500
 @app.command("list", epilog="Example: frontier tasks list --json")
 def list_command(as_json: JsonOption = False) -> None:
     """List the tasks with their parameters and defaults."""
-    from tasks.registry import get_task, task_names
+    from tasks.registry import task_names
 
-    rows = [_described(get_task(name)) for name in task_names()]
+    rows = [row for name in task_names() if (row := _row(name)) is not None]
     if as_json:
         print_json({"tasks": rows})
         return
-    shown = [[row["name"], str(row["version"]), _settings(row["parameters"])] for row in rows]
-    print_table(("task", "version", "parameters and defaults"), shown, right=("version",))
+    shown = [[row["name"], str(row["version"]), row["from"], _settings(row["parameters"])] for row in rows]
+    print_table(("task", "version", "from", "parameters and defaults"), shown, right=("version",))
+
+
+def _row(name: str) -> dict[str, Any] | None:
+    """The task as JSON; a note and None when its package is broken, so that the others are still listed."""
+    from tasks.errors import TaskError
+    from tasks.registry import get_task
+
+    try:
+        return _described(get_task(name))
+    except TaskError as error:
+        note(str(error))
+        return None
 
 
 @app.command("preview", epilog="Example: frontier tasks preview ruler_niah --length 1024 --set num_queries=1")
@@ -197,6 +209,7 @@ def _described(task: Task[Any]) -> dict[str, Any]:
     return {
         "name": task.name,
         "version": task.version,
+        "from": task.plugin or "frontier",
         "parameters": task.parse_parameters({}).as_dict(),
         "approximation_window": task.approximation_window,
         "default_max_output_tokens": task.default_max_output_tokens,

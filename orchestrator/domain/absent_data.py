@@ -30,7 +30,8 @@ def plannable(spec: CampaignSpec) -> PlannableSpec:
         problem = _data_problem(entry)
         if problem:
             warnings.append(f"before running: {problem}")
-            entry = entry.model_copy(update={"parameters": {**entry.parameters, "dataset": "sample"}})
+            if "dataset" in get_task(entry.task).parameters_type.__dataclass_fields__:
+                entry = entry.model_copy(update={"parameters": {**entry.parameters, "dataset": "sample"}})
         entries.append(entry)
     return PlannableSpec(spec.model_copy(update={"tasks": tuple(entries)}), tuple(warnings))
 

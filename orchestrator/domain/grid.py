@@ -142,7 +142,8 @@ def _cell(
     order = TaskOrder(name=task.task, version=definition.version, parameters=canonical(parsed), scoring=spec.scoring)
     wire = point.choice.to_wire()
     try:
-        task_identity = definition.identity_parameters(parsed)
+        task_identity = definition.full_identity_parameters(parsed)
+        available = definition.num_available(parsed)
     except DataError as error:
         raise SpecError(f"{task.task}: {error}", at=("tasks", spec.tasks.index(task))) from None
     identity = {
@@ -167,7 +168,7 @@ def _cell(
         task_label=task.name,
         length_tokens=length,
         seed=seed,
-        num_samples=task.samples or spec.samples,
+        num_samples=min(n for n in (task.samples or spec.samples, available) if n is not None),
         method=wire,
         method_label=method_label,
         budget=point.budget,

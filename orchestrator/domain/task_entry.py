@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_v
 
 from orchestrator.domain.problems import did_you_mean, problem
 from tasks.errors import ParameterError
-from tasks.registry import get_task, task_names
+from tasks.registry import get_task, is_known, task_names
 
 FIELDS = ("name", "task", "parameters", "max_output_tokens", "samples", "lengths")
 
@@ -48,14 +48,18 @@ class TaskEntry(BaseModel):
 
 
 def _check(name: str, parameters: Any, short: bool) -> None:
-    if name not in task_names():
-        at = () if short else ("task",)
+    at = () if short else ("task",)
+    if not is_known(name):
         raise problem(f"unknown task {name!r}{did_you_mean(name, task_names())}", *at)
+    try:
+        task = get_task(name)
+    except ParameterError as error:  # a package that is broken, or a family without such a member
+        raise problem(str(error), *at) from None
     place = (name,) if short else ("parameters",)
     if parameters is not None and not isinstance(parameters, dict):
         raise problem(f"parameters of {name} are {parameters!r}; they must be a mapping", *place)
     try:
-        get_task(name).parse_parameters(parameters or {})
+        task.parse_parameters(parameters or {})
     except ParameterError as error:
         option = next((key for key in parameters or {} if str(key) in str(error)), None)
         raise problem(f"{name}: {error}", *place, *([option] if option else [])) from None

@@ -49,6 +49,11 @@ def mask_of(q: oracle.Array, k: oracle.Array, prompt_length: int, method: Mappin
     if "prefill" in method:
         mask[:prompt_length, :, :prompt_length] &= prefill_mask(prompt_q, prompt_k, method["prefill"])
     kept = kept_tokens(prompt_q, prompt_k, method.get("compress"))
+    if method.get("decode", {}).get("name") == "tova":
+        for row, tokens in enumerate(oracle.tova_reads(q, k, prompt_length, method["decode"]["token_capacity"])):
+            mask[prompt_length + row] = False
+            mask[prompt_length + row, :, tokens] = True
+        return mask
     for row in range(prompt_length, rows):
         for head, keys in enumerate(decode_keys(q[row], k[: row + 1], prompt_length, kept, method.get("decode"))):
             mask[row, head] = False
@@ -57,6 +62,8 @@ def mask_of(q: oracle.Array, k: oracle.Array, prompt_length: int, method: Mappin
 
 
 def prefill_mask(q: oracle.Array, k: oracle.Array, m: Mapping[str, Any]) -> oracle.Mask:
+    if m["name"] == "stride":
+        return oracle.stride_mask(q, k, m["step"], m["block"], m["row_block"])
     if m["name"] == "block_sparse":
         return oracle.block_sparse_mask(
             q, k, top=m["top_blocks"], block=m["block_size"], row_block=m["row_block"] or m["block_size"],
@@ -74,6 +81,8 @@ def kept_tokens(q: oracle.Array, k: oracle.Array, m: Mapping[str, Any] | None) -
     """Prompt tokens that each KV head keeps, ascending."""
     if m is None:
         return [list(range(len(k)))] * k.shape[1]
+    if m["name"] == "keep_strongest":
+        return oracle.strongest_kept(q, k, m["size"], m["window"])
     common = dict(
         window=m["window"], kernel=m["kernel_size"], capacity=m["token_capacity"], sinks=m["sink_size"],
         local=m["local_size"],
@@ -95,6 +104,10 @@ def decode_keys(
         entries = [*tokens, *range(prompt_length, len(k))]
         if m is None:
             found += [entries] * group
+            continue
+        if m["name"] == "streaming_llm":
+            read_entries = oracle.streaming_reads(len(entries), m["token_budget"], m["sink_size"])
+            found += [[entries[e] for e in read_entries]] * group
             continue
         queries, keys = q[h * group : (h + 1) * group], k[entries, h : h + 1]
         size = m["page_size"]

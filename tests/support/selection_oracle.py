@@ -191,3 +191,52 @@ def quest_pages(q: Array, k: Array, *, page: int, budget: int, shared: bool) -> 
             [sum(bounds[h * group + g][p] for g in range(group)) for p in range(current)] for h in range(kv_heads)
         ]
     return [[*sorted(best(row, budget // page)), current] for row in bounds]
+
+
+def tova_reads(q: Array, k: Array, prompt: int, capacity: int) -> list[list[int]]:
+    """Tokens that each row from `prompt` on reads under TOVA (all heads alike), for q [T, Hq, D] and k [T, Hkv, D]."""
+    kept, found = list(range(prompt)), []
+    kept = _tova_kept(q[prompt - 1], k, kept, capacity)
+    for row in range(prompt, len(q)):
+        there = [*kept, row]
+        found.append(there)
+        kept = _tova_kept(q[row], k, there, capacity)
+    return found
+
+
+def _tova_kept(q: Array, k: Array, there: list[int], capacity: int) -> list[int]:
+    weights = np.zeros(len(there))
+    for h in range(q.shape[0]):
+        scores = np.array([k[token, h // (q.shape[0] // k.shape[1])] @ q[h] for token in there]) / math.sqrt(q.shape[1])
+        exponentials = np.exp(scores - scores.max())
+        weights += exponentials / exponentials.sum() / q.shape[0]
+    return [there[i] for i in sorted(best(list(weights), capacity))]
+
+
+def streaming_reads(length: int, budget: int, sinks: int) -> list[int]:
+    """Tokens that the last of `length` rows reads under StreamingLLM."""
+    return [t for t in range(length) if t < sinks or t >= length - (budget - sinks)]
+
+
+def stride_mask(q: Array, k: Array, step: int, block: int, row_block: int) -> Mask:
+    """The tests' method `stride` (`tests.support.foreign_methods`), whole prompt."""
+    group = q.shape[1] // k.shape[1]
+    mask = np.zeros((len(q), q.shape[1], len(k)), dtype=bool)
+    for row in range(len(q)):
+        start, end = row // row_block * row_block, min((row // row_block + 1) * row_block, len(k))
+        for head in range(q.shape[1]):
+            for key in range(row + 1):
+                page = key // block
+                own = start // block <= page <= (end - 1) // block
+                mask[row, head, key] = own or (page + head // group) % step == 0
+    return mask
+
+
+def strongest_kept(q: Array, k: Array, size: int, window: int) -> list[list[int]]:
+    """The tests' method `keep_strongest`: tokens that each KV head keeps, the last one always."""
+    group, kept = q.shape[1] // k.shape[1], []
+    for h in range(k.shape[1]):
+        rows = q[-window:, h * group : (h + 1) * group].reshape(-1, q.shape[2])
+        scores = [float((rows @ key).sum()) for key in k[:, h]]
+        kept.append(sorted(best(scores, size + h) | {len(k) - 1}))
+    return kept

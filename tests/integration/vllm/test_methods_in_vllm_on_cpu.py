@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 
 from sparsekernels.parameters import MethodChoice  # noqa: E402
 
+from tests.support.foreign_methods import KeepStrongest, Stride, behind_the_door  # noqa: E402
 from tests.support.masked_transformer import logits  # noqa: E402
 from tests.support.vllm_engines import VOCABULARY, outcome, run_requests, tiny_engine, tiny_model  # noqa: E402
 from workers.engine import Generation, GenerationFailure, GenerationRequest  # noqa: E402
@@ -30,6 +31,10 @@ VERTICAL = {"name": "vertical_slash", "vertical_size": 24, "slash_size": 12, "wi
 SNAP = {"name": "snapkv", "token_capacity": 48, "window": 32, "local_size": 16, "kernel_size": 5}
 ADA = {**SNAP, "name": "ada_snapkv"}
 QUEST = {"name": "quest", "token_budget": 32}
+TOVA = {"name": "tova", "token_capacity": 24}
+STREAMING = {"name": "streaming_llm", "token_budget": 20}
+STRIDE = {"name": "stride", "step": 3}
+STRONGEST = {"name": "keep_strongest", "size": 40}
 SMALL: dict[str, dict[str, Any]] = {
     "dense": {},
     "vertical_slash": {"prefill": VERTICAL},
@@ -43,7 +48,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "vertical_slash+quest": {"prefill": VERTICAL, "decode": QUEST},
     "snapkv+quest": {"compress": SNAP, "decode": QUEST},
     "all": {"prefill": VERTICAL, "compress": ADA, "decode": {**QUEST, "share_pages": False}},
+    "tova": {"decode": TOVA},
+    "streaming_llm": {"decode": STREAMING},
+    "vertical_slash+tova": {"prefill": VERTICAL, "decode": TOVA},
+    "snapkv+streaming_llm": {"compress": SNAP, "decode": STREAMING},
+    "foreign prefill": {"prefill": STRIDE},
+    "foreign compress": {"compress": STRONGEST},
+    "foreign compress+quest": {"compress": STRONGEST, "decode": QUEST},
+    "all foreign": {"prefill": STRIDE, "compress": STRONGEST, "decode": STREAMING},
 }
+LENGTHS = [150, 129, 131, 128, 140, 150, 147, 133, 160, 143, 151, 138, 132, 150, 141, 130, 149, 152, 136, 145]
 FULL: dict[str, dict[str, Any]] = {
     "vertical_slash": {"prefill": {**VERTICAL, "vertical_size": 512, "slash_size": 512}},
     "flexprefill": {"prefill": {"name": "flexprefill", "alpha": 1.0, "min_budget": 512}},
@@ -51,6 +65,9 @@ FULL: dict[str, dict[str, Any]] = {
     "quest": {"decode": {"name": "quest", "token_budget": 512}},
     "snapkv": {"compress": {"name": "snapkv", "token_capacity": 512}},
     "ada_snapkv": {"compress": {"name": "ada_snapkv", "token_capacity": 512}},
+    "tova": {"decode": {"name": "tova", "token_capacity": 512}},
+    "streaming_llm": {"decode": {"name": "streaming_llm", "token_budget": 512}},
+    "foreign": {"prefill": {"name": "stride", "step": 1}, "compress": {"name": "keep_strongest", "size": 512}},
 }
 NEW = 12
 
@@ -59,6 +76,13 @@ NEW = 12
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     folder = tmp_path_factory.mktemp("tiny")
     return folder, tiny_model(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def foreign_methods() -> Iterator[None]:
+    """Methods as other people's packages bring them."""
+    with behind_the_door(Stride, KeepStrongest):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +104,7 @@ def request(name: str, method: dict[str, Any], length: int, **changes: Any) -> G
 @pytest.fixture(scope="module")
 def together(engine: VllmEngine) -> dict[str, Generation]:
     """All methods in one batch, prompts of different lengths (aligned and not)."""
-    lengths = dict(zip(SMALL, [150, 129, 131, 128, 140, 150, 147, 133, 160, 143, 151, 138], strict=True))
+    lengths = dict(zip(SMALL, LENGTHS, strict=True))
     return run_requests(engine, [request(name, SMALL[name], lengths[name]) for name in SMALL])
 
 
@@ -107,7 +131,7 @@ def test_methods_change_the_output(together: dict[str, Generation], engine: Vllm
 def test_each_request_alone_gives_what_it_gave_in_the_batch(
     engine: VllmEngine, together: dict[str, Generation]
 ) -> None:
-    for name in ("dense", "block_sparse", "quest", "ada_snapkv", "all"):
+    for name in ("dense", "block_sparse", "quest", "ada_snapkv", "all", "tova", "all foreign"):
         alone = run_requests(engine, [request(f"{name} alone", SMALL[name], together[name].num_prompt_tokens)])
         tokens, logs = outcome(engine, alone[f"{name} alone"])
         assert tokens == together[name].token_ids
@@ -133,10 +157,16 @@ def test_measured_densities(together: dict[str, Generation]) -> None:
     assert 0.2 < sparse.density_prefill < 0.8
     assert sparse.density_decode == sparse.kv_kept == 1.0
     assert quest.num_decode_steps == NEW - 1
+    for name, read in (("tova", 25), ("streaming_llm", 20)):
+        found = together[name]
+        steps = range(found.num_prompt_tokens + 1, found.num_prompt_tokens + NEW)
+        assert found.density_decode == pytest.approx(read * len(steps) / sum(steps)), name
+    kept = together["foreign compress"].kv_kept * together["foreign compress"].num_prompt_tokens
+    assert 40.5 <= kept <= 41.5
 
 
 def test_decode_methods_share_one_dense_prefill(engine: VllmEngine) -> None:
-    names = ("dense", "quest", "snapkv", "ada_snapkv", "snapkv+quest")
+    names = ("dense", "quest", "snapkv", "ada_snapkv", "snapkv+quest", "tova", "streaming_llm", "foreign compress")
     group = dict(prompt_token_ids=prompt(200, seed=7), cache_group="sample 1")
     first = run_requests(engine, [request("first", {}, 0, **group)])["first"]
     assert first.num_cached_tokens == 0
@@ -235,7 +265,21 @@ def test_two_hundred_switches_need_one_weight_load(engine: VllmEngine) -> None:
 
 def test_preempted_requests_give_the_same_tokens(model: tuple[Path, Any], engine: VllmEngine) -> None:
     """A cache of 30 blocks for about 60 blocks of requests: most are preempted and recomputed, some more than once."""
-    names = ("dense", "block_sparse", "quest", "snapkv", "ada_snapkv", "snapkv+quest", "vertical_slash+quest", "all")
+    names = (
+        "dense",
+        "block_sparse",
+        "quest",
+        "snapkv",
+        "ada_snapkv",
+        "snapkv+quest",
+        "vertical_slash+quest",
+        "all",
+        "tova",
+        "vertical_slash+tova",
+        "snapkv+streaming_llm",
+        "foreign compress+quest",
+        "all foreign",
+    )
     requests = [request(f"preempted {n}", SMALL[n], 126 + i, max_tokens=70) for i, n in enumerate(names)]
     free = run_requests(engine, requests)
     small = tiny_engine(model[0], options={"num_gpu_blocks_override": 30, "enable_prefix_caching": False})
@@ -256,7 +300,7 @@ def test_chunked_prefill_is_exact_for_decode_methods_and_refused_for_prefill_met
     model: tuple[Path, Any], together: dict[str, Generation], engine: VllmEngine
 ) -> None:
     chunked = tiny_engine(model[0], options={"enable_chunked_prefill": True, "max_num_batched_tokens": 48})
-    names = ("dense", "quest", "snapkv", "ada_snapkv")
+    names = ("dense", "quest", "snapkv", "ada_snapkv", "tova", "foreign compress")
     try:
         done = run_requests(
             chunked,

@@ -23,9 +23,12 @@ from sparsekernels.kvcache import KeyValues, contiguous
 from sparsekernels.methods import estimate, quest
 from sparsekernels.methods.vertical_slash import force_first
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
-from sparsekernels.prefill import PrefillMethod, sparse_prefill
+from sparsekernels.prefill import PrefillMethod, select, sparse_prefill
 from sparsekernels.ranking import top_mask
+from sparsekernels.testing import masked_attention, relative_error
 from sparsekernels.virtual import virtual_cache
+
+from tests.support.foreign_methods import Stride
 
 torch.set_num_threads(1)
 VS = VerticalSlash(vertical_size=9, slash_size=14, window=40, sink_size=3, local_size=6)
@@ -162,3 +165,18 @@ def test_a_cache_of_joined_keys_and_values() -> None:
     q = torch.randn(2, 4, 16)
     expected = decode.attend_pages(q, kv, lists, executor="reference")
     assert torch.allclose(decode.attend_pages(q, other, lists, executor="triton"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 8, 16, 64])
+@pytest.mark.parametrize("per_query_head", [False, True])
+@pytest.mark.parametrize("page", [None, 16])
+def test_a_method_through_the_door(block: int, per_query_head: bool, page: int | None) -> None:
+    method = Stride(step=3, block=block, per_query_head=per_query_head)
+    x = parity.random_inputs(150, (4, 2, 32), 1, "cpu")
+    q, k, v = x.q[60:].float(), x.k.float(), x.v.float()
+    kv = contiguous(k, v) if page is None else parity.paged(k, v, page)
+    found = sparse_prefill(q, kv, method, length=150, executor="triton")
+    selection = select(q, k, method)
+    exact = masked_attention(q, k, v, selection.dense_mask(90, 150))
+    assert relative_error(found.out, exact) < 1e-5
+    assert float(found.density()) == pytest.approx(float(selection.density()))
