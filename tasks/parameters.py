@@ -30,6 +30,11 @@ def text(default: str) -> Any:
     return dataclasses.field(default=default, metadata={"kind": str})
 
 
+def optional_text() -> Any:
+    """Any text; empty where nothing is said."""
+    return dataclasses.field(default="", metadata={"kind": str, "may_be_empty": True})
+
+
 def flag(default: bool) -> Any:
     """A truth value."""
     return dataclasses.field(default=default, metadata={"kind": bool})
@@ -76,7 +81,7 @@ def _check(where: str, value: Any, meta: Mapping[str, Any]) -> None:
         raise ParameterError(f"{where} must be one of {', '.join(meta['options'])}, not {value!r}")
     if "least" in meta and not meta["least"] <= value <= meta["most"]:
         raise ParameterError(f"{where} must lie in [{meta['least']}, {meta['most']}], not {value!r}")
-    if meta["kind"] is str and not value:
+    if meta["kind"] is str and not value and not meta.get("may_be_empty"):
         raise ParameterError(f"{where} must not be empty")
 
 

@@ -66,6 +66,10 @@ class Task(ABC, Generic[P]):
         """Samples that there are; None: as many as one asks for. Cells are no larger."""
         return None
 
+    def output_limit(self, parameters: P) -> int:
+        """Tokens that a completion may have, unless the campaign says otherwise."""
+        return self.default_max_output_tokens
+
     def identity(
         self, parameters: P, *, length_tokens: int, tokenizer: Tokenizer, seed: int, index: int
     ) -> SampleIdentity:

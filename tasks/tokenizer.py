@@ -73,7 +73,11 @@ class Tokenizer:
 
     def chat(self, user_text: str) -> list[int]:
         """Token ids of one user message in the chat template, ready for the model's reply."""
-        return self.encode(self._template.render(user_text))
+        return self.encode(self.render(user_text))
+
+    def render(self, user_text: str) -> str:
+        """The text of one user message in the chat template, up to where the model's reply begins."""
+        return self._template.render(user_text)
 
     def piece(self, text: str) -> array[int]:
         """Token ids of a piece inside a longer text; `text` begins at a cut. Remembered, within bounds."""

@@ -36,7 +36,7 @@ _SHOWN_CHARACTERS = 1500
 @app.command("list", epilog="Example: frontier tasks list --json")
 def list_command(as_json: JsonOption = False) -> None:
     """List the tasks with their parameters and defaults."""
-    from tasks.registry import task_names
+    from tasks.registry import family_names, task_names
 
     rows = [row for name in task_names() if (row := _row(name)) is not None]
     if as_json:
@@ -44,6 +44,8 @@ def list_command(as_json: JsonOption = False) -> None:
         return
     shown = [[row["name"], str(row["version"]), row["from"], _settings(row["parameters"])] for row in rows]
     print_table(("task", "version", "from", "parameters and defaults"), shown, right=("version",))
+    for family in family_names():
+        note(f"and the members of a family, as {family}:TASK (docs/lm-eval.md)")
 
 
 def _row(name: str) -> dict[str, Any] | None:

@@ -123,7 +123,10 @@ def engine_spec(spec: CampaignSpec, model: ModelEntry, known: KnownModel, length
 
 def output_limit(spec: CampaignSpec, task: TaskEntry) -> int:
     """Tokens that a completion of `task` may have: of the task entry, else of the spec, else of the task itself."""
-    return task.max_output_tokens or spec.max_output_tokens or get_task(task.task).default_max_output_tokens
+    if task.max_output_tokens or spec.max_output_tokens:
+        return task.max_output_tokens or spec.max_output_tokens or 0
+    definition = get_task(task.task)
+    return definition.output_limit(definition.parse_parameters(task.parameters))
 
 
 def _cell(

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from orchestrator.domain.problems import did_you_mean, problem
-from tasks.errors import ParameterError
+from tasks.errors import ParameterError, TaskError
 from tasks.registry import get_task, is_known, task_names
 
 FIELDS = ("name", "task", "parameters", "max_output_tokens", "samples", "lengths")
@@ -60,6 +60,6 @@ def _check(name: str, parameters: Any, short: bool) -> None:
         raise problem(f"parameters of {name} are {parameters!r}; they must be a mapping", *place)
     try:
         task.parse_parameters(parameters or {})
-    except ParameterError as error:
+    except TaskError as error:
         option = next((key for key in parameters or {} if str(key) in str(error)), None)
         raise problem(f"{name}: {error}", *place, *([option] if option else [])) from None
