@@ -277,7 +277,7 @@ class CampaignLoop:
         if self._drain_until is not None:
             return self._is_drained()
         finished = self.num_unfinished == 0 and not self._doubtful and not any(m.backlog for m in self._crew.all())
-        return finished or (self.state is CampaignState.CANCELLED and self.num_unfinished >= 0)
+        return finished or (self.state is CampaignState.CANCELLED and self.num_unfinished == 0)
 
     def _is_drained(self) -> bool:
         assert self._drain_until is not None
