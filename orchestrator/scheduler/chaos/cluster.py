@@ -16,7 +16,7 @@ from orchestrator.errors import UserError
 from orchestrator.scheduler.chaos.processes import command_of, descendants, kill_tree, send
 
 _START_SECONDS = 90.0
-_START_TRIES = 3
+_START_TRIES = 5
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -27,6 +27,7 @@ _SETTINGS = {
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "8",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_NUM_REDIS_GET_RETRIES": "60",
     "OMP_NUM_THREADS": "1",
 }
 """Quick to notice a loss, so that a drill is short; production keeps Ray's slower health checks."""

@@ -41,6 +41,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_orchestrators_workers_are_adopted_without_a_load(tmp_path: Path) -> None:
     url = with_driver(str(tmp_path / "store.sqlite"))
     cluster = DrillCluster(tmp_path, cpus_per_node=2)
