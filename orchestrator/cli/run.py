@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from orchestrator.domain.grid import Cell
     from orchestrator.domain.spec import CampaignSpec
     from orchestrator.scheduler.campaign import CampaignResult
-    from orchestrator.scheduler.pool import WorkerPool
-    from orchestrator.store.campaigns import Settings
     from orchestrator.store.session import Store
 
 PLAIN_SECONDS = 5.0
@@ -71,42 +69,21 @@ def run(
         wall_seconds=wall_time,
         plain=plain or as_json or not (sys.stdout.isatty() and sys.stdin.isatty()),
     )
+    from orchestrator.creation import prepare
+
     campaign, cells = prepare(spec)
     return _run(campaign, cells, store_url(store), options, as_json)
-
-
-def prepare(path: Path) -> tuple[CampaignSpec, list[Cell]]:
-    """The spec and its cells, with every model on this machine. Raises SpecError or ModelError."""
-    from orchestrator.domain.spec_file import load_cells, load_spec
-    from orchestrator.models import describe_model, resolve_model_folder
-
-    for model in load_spec(path).models:
-        # The grid first: a bad length is told before gigabytes are fetched.
-        if describe_model(model.source, model.revision).folder is None:
-            load_cells(path, describe_model)
-            resolve_model_folder(model.source, model.revision)
-    return load_cells(path, describe_model)
 
 
 def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, as_json: bool) -> int:
     from orchestrator.cli.status import show
     from orchestrator.cli.status_document import status_document
-    from orchestrator.store.campaigns import NewCampaign, create_campaign
+    from orchestrator.creation import create
     from orchestrator.store.session import open_store
     from orchestrator.store.views import campaign_snapshot
 
     with open_store(url) as store:
-        create_campaign(
-            store,
-            NewCampaign(
-                name=spec.name,
-                cells=cells,
-                spec=spec.model_dump(mode="json"),
-                engine_name=options.engine,
-                code_revision=code_revision(),
-                settings=shard_settings(spec),
-            ),
-        )
+        create(store, spec, cells, options.engine)
         note(f"{spec.name}: {len(cells):,} cells, {sum(c.num_samples for c in cells):,} samples, store {store.url}")
         with _stdout_kept_clean() if options.plain else nullcontext():
             result = _drive(store, spec.name, options)
@@ -119,45 +96,19 @@ def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, a
     return result.exit_code
 
 
-def shard_settings(spec: CampaignSpec) -> Settings:
-    """Shards of the size that the spec names, else by their predicted time."""
-    from orchestrator.domain.ordering import TARGET_SECONDS
-    from orchestrator.store.campaigns import Settings
-
-    if spec.shard_samples:
-        return Settings(samples_per_shard=spec.shard_samples, paired=spec.pair_methods)
-    return Settings(target_seconds=TARGET_SECONDS, paired=spec.pair_methods)
-
-
 def _drive(store: Store, name: str, options: RunOptions) -> CampaignResult:
     """The loop in a thread of its own, the view and the signals in this one."""
-    from orchestrator.scheduler.campaign import run_campaign
+    from orchestrator.scheduler.background import BackgroundRun
+    from orchestrator.scheduler.pools import make_pool
     from orchestrator.scheduler.settings import LoopSettings
 
-    pool = _make_pool(options)
-    stop, done = threading.Event(), threading.Event()
-    box: list[Any] = []
-
-    def work() -> None:
-        try:
-            settings = LoopSettings(grace_seconds=options.grace_seconds, spool_folder=data_folder() / "spool")
-            box.append(
-                run_campaign(store, name, pool, settings=settings, stop_event=stop, wall_seconds=options.wall_seconds)
-            )
-        except BaseException as error:
-            box.append(error)
-        finally:
-            done.set()
-
-    with _signals_set(stop):
-        loop = threading.Thread(target=work, name="campaign-loop")
-        loop.start()
-        _view(store, name, options, done)
-        loop.join()
-    if isinstance(box[0], BaseException):
-        raise box[0]
-    result: CampaignResult = box[0]
-    return result
+    pool = make_pool(options.pool, workers=options.workers, ray=options.ray, engine=options.engine)
+    settings = LoopSettings(grace_seconds=options.grace_seconds, spool_folder=data_folder() / "spool")
+    run = BackgroundRun(store, name, pool, settings, options.wall_seconds)
+    with _signals_set(run.stop):
+        run.start()
+        _view(store, name, options, run.done)
+        return run.result()
 
 
 def _view(store: Store, name: str, options: RunOptions, done: threading.Event) -> None:
@@ -213,29 +164,6 @@ def _signals_set(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _make_pool(options: RunOptions) -> WorkerPool:
-    if options.pool == "inline":
-        from orchestrator.scheduler.inline_pool import InlinePool
-
-        return InlinePool(options.workers or 1)
-    from orchestrator.scheduler.ray_pool import RayPool
-
-    return RayPool(options.workers, address=options.ray, use_gpus=False if options.engine == "fake" else None)
-
-
-def code_revision() -> str:
-    """The version, with the commit when this is a git checkout; stored with the campaign."""
-    import subprocess
-    from importlib.metadata import version
-
-    folder = Path(__file__).parents[2]
-    done = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    commit = f"+{done.stdout.strip()}" if (folder / ".git").exists() and done.returncode == 0 else ""
-    return f"{version('sparse-frontier-campaigns')}{commit}"
 
 
 def _say_what_next(result: CampaignResult) -> None:

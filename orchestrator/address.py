@@ -1,0 +1,71 @@
+"""Where a store is: from a flag, the environment, the settings file, or at home; and its address without a password."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from orchestrator.errors import UserError
+from orchestrator.paths import data_folder
+
+
+def config_file() -> Path:
+    """The user's settings file (TOML with a key `store`); it need not exist."""
+    chosen = os.environ.get("FRONTIER_CONFIG")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".config" / "frontier" / "config.toml"
+
+
+def store_url(option: str | None) -> str:
+    """The store's URL: from the flag, else FRONTIER_STORE, else the settings file, else a SQLite file at home."""
+    chosen = option or os.environ.get("FRONTIER_STORE") or _configured_store()
+    if not chosen:
+        chosen = str(data_folder() / "frontier.sqlite")
+    if "://" in chosen:
+        return _with_driver(chosen)
+    return f"sqlite:///{Path(chosen).expanduser().absolute()}"
+
+
+def _configured_store() -> str | None:
+    path = config_file()
+    if not path.is_file():
+        return None
+    try:
+        settings = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    store = settings.get("store")
+    if store is not None and not isinstance(store, str):
+        raise UserError(f"{path}: store is {store!r}; it must be a string")
+    return store
+
+
+def _with_driver(url: str) -> str:
+    scheme, rest = url.split("://", 1)
+    if scheme in ("postgres", "postgresql"):
+        return f"postgresql+psycopg://{rest}"
+    if scheme in ("sqlite", "postgresql+psycopg"):
+        return url
+    raise UserError(f"store URL {mask_password(url)}: scheme {scheme!r} is not sqlite or postgresql")
+
+
+def mask_password(url: str) -> str:
+    """The URL with its password replaced by `***`, for outputs and logs."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+    except ValueError:
+        return "(unreadable URL)"
+    host = parts.netloc.rsplit("@", 1)[1]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]*@", re.IGNORECASE)
+
+
+def mask_passwords(text: str) -> str:
+    """`text` with the password of every URL in it replaced by `***`."""
+    return _PASSWORD_IN_URL.sub(r"\1:***@", text)
