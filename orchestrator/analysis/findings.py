@@ -142,8 +142,8 @@ def measured_speed_table(costs: pd.DataFrame) -> pd.DataFrame:
     )
     columns = ["seconds_to_first_token", "per_token", "seconds_total"]
     means = rows.groupby([*keys, "method", "compression"], sort=False)[columns].mean().reset_index()
-    dense = means[means["method"] == DENSE].set_index(keys)[columns]
-    sparse = means[means["method"] != DENSE].join(dense, on=keys, rsuffix="_dense")
+    dense = means[means["method"] == DENSE].set_index(keys)[columns].add_suffix("_dense")
+    sparse = means[means["method"] != DENSE].join(dense, on=keys)
     for name, column in (("ttft", columns[0]), ("decode", columns[1]), ("total", columns[2])):
         sparse[f"{name}_speedup"] = sparse[f"{column}_dense"] / sparse[column].where(sparse[column] > 0)
     return sparse.reset_index(drop=True)

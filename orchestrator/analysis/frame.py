@@ -98,7 +98,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("length_tokens", "seed", "num_samples"):
         frame[name] = frame[name].fillna(0).astype("int64")
     for name in ("budget", "method", "phase", "state", "task", "model"):
-        frame[name] = frame[name].fillna("").astype(str)
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
     return frame
 
 
