@@ -239,7 +239,10 @@ def departure_of_missing(member: Member) -> Departure:
 
 
 def departure_of_distrusted(member: Member, why: str) -> Departure:
-    return Departure(Loss(member, why), WorkerState.LOST)
+    """A worker whose canary is wrong; when that is the first it tells, its engine could not start well."""
+    failure = Failure(kind=FailureKind.ENGINE_CRASH, message=f"wrong canary: {why}", where="start")
+    at_start = member.acknowledged == 0
+    return Departure(Loss(member, why), WorkerState.LOST, failure if at_start else None, at_start)
 
 
 def _departure_of_gone(member: Member, gone: Gone) -> Departure:

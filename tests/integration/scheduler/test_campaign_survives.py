@@ -301,6 +301,26 @@ def test_a_broken_device_is_caught_by_its_canary_and_its_work_done_again(
     assert verify_campaign(store, "drill").is_proven
 
 
+class BrokenDevice(FakeEngine):
+    """Computes nonsense from the beginning."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(replace(spec, options={**spec.options, "wrong_after": 0}))
+
+
+def test_devices_that_are_broken_from_the_start_are_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_campaign(store, "sound")
+    assert run_campaign(store, "sound", InlinePool(1), settings=FAST).exit_code == 0
+    make_campaign(store)
+    monkeypatch.setattr("workers.fake_engine.FakeEngine", BrokenDevice)
+    assert run_campaign(store, "drill", InlinePool(1), settings=FAST).exit_code == 3
+    assert num_recorded(store) == 0
+    assert views.campaign_header(store).shards["failed"] == 16
+    starts = [f for f in views.failure_rows(store) if "wrong canary" in f.message]
+    assert [f.answer for f in starts].count("fail") == 1
+    assert len([f for f in starts if f.answer == "again"]) == FAST.policy.max_start_failures
+
+
 def test_no_campaign_is_complete_before_the_last_canary_of_its_workers(store: Store) -> None:
     make_campaign(store, models=2)
     assert run_campaign(store, "drill", InlinePool(2), settings=FAST).exit_code == 0
