@@ -12,6 +12,7 @@ import typer
 
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import console, note, print_json, print_table
+from orchestrator.cli.skeleton import OutOption, report_skeleton
 from orchestrator.errors import UserError
 
 app = typer.Typer(help="The attention methods and their options.", no_args_is_help=True)
@@ -65,6 +66,34 @@ def show_command(
     console().print(f"{name} ({method['phase']}): {method['summary']}\n")
     rows = [[o["name"], o["type"], _default(o), o["meaning"]] for o in method["options"]]
     print_table(("option", "type", "default", "meaning"), rows)
+
+
+@app.command("new", epilog="Example: frontier methods new my_method --phase decode")
+def new_command(
+    name: Annotated[str, typer.Argument(help="Name of the method: lower case, digits and _.")],
+    phase: Annotated[str, typer.Option("--phase", help="prefill, decode or compress.")] = "prefill",
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a package that adds a method, with its passing test, to start from."""
+    from sparsekernels.parameters import METHODS, Phase
+
+    from orchestrator.skeletons.write import Skeleton
+
+    if phase not in set(Phase):
+        raise UserError(f"--phase is {phase!r}; it must be one of {', '.join(Phase)}")
+    if name == "dense" or name in METHODS:
+        raise UserError(f"there is a method {name!r} already; choose another name")
+    density = "return min(1.0, self.token_budget / length_tokens)"
+    if phase == Phase.PREFILL:
+        density = (
+            "read = min(self.token_budget, length_tokens)\n"
+            "        pairs = read * (read + 1) / 2 + (length_tokens - read) * read\n"
+            "        return pairs / (length_tokens * (length_tokens + 1) / 2)"
+        )
+    template = "select_prefill" if phase == Phase.PREFILL else "select_tokens"
+    words = {"phase": phase, "PHASE": phase.upper(), "density": density}
+    report_skeleton(Skeleton(kind="method", name=name, choices=words, chosen={template: "selection"}), out, as_json)
 
 
 def _default(option: dict[str, Any]) -> str:

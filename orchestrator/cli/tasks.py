@@ -12,6 +12,7 @@ import typer
 
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import note, print_json, print_table
+from orchestrator.cli.skeleton import OutOption, report_skeleton
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,6 +116,21 @@ def score_command(
         for one in summaries
     ]  # fmt: skip
     print_table(columns, shown, right=columns[1:])
+
+
+@app.command("new", epilog="Example: frontier tasks new my_task")
+def new_command(
+    name: Annotated[str, typer.Argument(help="Name of the task: lower case, digits and _.")],
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a package that adds a task, with its passing test, to start from."""
+    from orchestrator.skeletons.write import Skeleton
+    from tasks.registry import task_names
+
+    if name in task_names():
+        raise UserError(f"there is a task {name!r} already; choose another name")
+    report_skeleton(Skeleton(kind="task", name=name, choices={}, chosen={}), out, as_json)
 
 
 @app.command("fetch", epilog="Example: frontier tasks fetch toefl --from toeflqa.jsonl")

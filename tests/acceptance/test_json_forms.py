@@ -45,6 +45,8 @@ ANSWERS = {
     "tasks list": ["tasks", "list"],
     "methods list": ["methods", "list"],
     "methods show": ["methods", "show", "quest"],
+    "methods new": ["methods", "new", "mine"],
+    "tasks new": ["tasks", "new", "ours"],
     "resume": ["resume", "forms"],
     "requeue": ["requeue", "forms"],
     "pause": ["pause", "forms"],
