@@ -26,7 +26,7 @@ from tasks.tokenizer import Tokenizer
 
 P = TypeVar("P", bound=TaskParameters)
 SIZE_VARIABLE = "FRONTIER_SAMPLE_CACHE_GIB"
-_MAGIC = b"frontier sample 1\n"
+_MAGIC = b"frontier sample 2\n"
 _SUFFIX = ".sample"
 _TRIM_TO = 0.8
 

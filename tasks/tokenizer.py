@@ -108,20 +108,28 @@ class Tokenizer:
         if not self.exact or frame is None:
             return self._encode_whole(head + "".join(context), tail, opening)
         pieces = cut_at_spaces([frame.before + head, *context])
+        context_end = pieces[-1]
         last = cut_at_spaces([tail + frame.after + opening], after=pieces)
         ids = self.encode(pieces[0])
         remembered = self._pieces.get
         for text in pieces[1:]:
             ids.extend(remembered(text) or self.piece(text))
-        num_before_tail = len(ids)
+        num_before_tail = len(ids) - self._num_grown(context_end, pieces[-1])
         for text in last:
-            ids.extend(self._anchored(text) or self.encode(text))
+            ids.extend(self._after_word(text))
         return EncodedPrompt(tuple(ids), len(ids) - num_before_tail)
+
+    def _num_grown(self, piece: str, longer: str) -> int:
+        """Tokens by which a piece grew when it took the first words of what follows."""
+        return 0 if piece == longer else len(self._after_word(longer)) - len(self._after_word(piece))
 
     def _encode_whole(self, body: str, tail: str, opening: str) -> EncodedPrompt:
         ids = self.encode(self._template.render(body + tail) + opening)
-        rest = self._template.render(tail).partition(tail)[2]
-        return EncodedPrompt(tuple(ids), min(len(ids), len(self.encode(tail + rest + opening))))
+        rest = self._template.render(_ANCHOR + tail).partition(tail)[2]
+        return EncodedPrompt(tuple(ids), min(len(ids), len(self._after_word(tail + rest + opening))))
+
+    def _after_word(self, text: str) -> Sequence[int]:
+        return self._anchored(text) or self.encode(text)
 
     def _anchored(self, text: str) -> array[int] | None:
         """Ids of `text` after another word: what a prefix space would spoil in a plain encode."""

@@ -51,6 +51,26 @@ def test_cut_prompts_encode_like_whole_ones(
     assert list(encoded.ids) == tokenizer.chat(head + "".join(segments) + tail)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("end", ["word", "word.", "(so)"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tail_is_counted_from_the_end_of_the_context(
+    family: str, end: str, exact: bool, tokenizers_by_family: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tokenizers_by_family[family]
+    monkeypatch.setattr(tokenizer, "exact", exact)
+    tail = "\n</context>\n\n<question>\nWhich value is it?"
+    whole = tokenizer.encode_prompt("Read this.", [" A", f" {end}"], tail)
+    alone = tokenizer.chat(f"Read this. A {end}")
+    assert abs(whole.tail_tokens - (len(whole.ids) - len(alone) + _closing_tokens(tokenizer))) <= 1
+
+
+def _closing_tokens(tokenizer: Tokenizer) -> int:
+    """Tokens that the chat template puts after the message."""
+    after = tokenizer.render("end").partition("end")[2]
+    return len(tokenizer.encode(f"end{after}")) - len(tokenizer.encode("end"))
+
+
 @given(st.lists(_WORDS, max_size=10), st.lists(_WORDS, max_size=3))
 def test_cutting_loses_nothing(first: list[str], second: list[str]) -> None:
     before = ["start"]
