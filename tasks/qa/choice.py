@@ -12,7 +12,7 @@ from tasks.sample import Sample, Score, scored, unanswered
 
 _LIST = re.compile(r"[A-D]+")
 _OPTION = re.compile(r"\(?([A-D])[.):]\s")
-_SEPARATORS = re.compile(r"[\s,;/&.()\[\]*]+|\bAND\b")
+_SEPARATORS = re.compile(r"[\s,;/&.()\[\]*`'\"]+|\bAND\b")
 
 
 class ChoiceTask(QuestionTask):

@@ -8,13 +8,14 @@ needles that are asked for are fresh in every sample. No key and no value occurs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
-from tasks.answers import numbered_items, plain, read_answer
+from tasks.answers import numbered_lines, plain, read_answer
 from tasks.errors import ParameterError
 from tasks.fit import Room, num_fitting
 from tasks.parameters import TaskParameters, fraction, one_of, whole
@@ -28,6 +29,7 @@ from tasks.task import Draft, Task, too_short
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NUM_LISTED = 16_384
+_STATEMENT = re.compile(r".*\S\s*:\s*\S+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +94,18 @@ class NeedleTask(Task[NeedleParameters]):
             found = completion.strip() or None
         if found is None:
             return unanswered("no answer block")
-        items = numbered_items(found)
+        items = _statements(found)
         right = [_states(items.get(number, ""), *pair) for number, pair in enumerate(sample.gold, 1)]
         return scored(sum(right) / len(right), found, f"{sum(right)} of {len(right)} values")
+
+
+def _statements(text: str) -> dict[int, str]:
+    """The first statement of the form "…: value" for each number; lines of another form are passed over."""
+    items: dict[int, str] = {}
+    for number, statement in numbered_lines(text):
+        if _STATEMENT.fullmatch(statement):
+            items.setdefault(number, statement)
+    return items
 
 
 def _states(statement: str, key: str, value: str) -> bool:
