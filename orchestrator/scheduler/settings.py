@@ -18,7 +18,7 @@ class LoopSettings:
     """A worker that is silent for so long loses its shards."""
     start_seconds: float = 600.0
     """A worker that has not answered once for so long is given up (its engine may load for longer)."""
-    campaign_lease_seconds: float = 5.0
+    campaign_lease_seconds: float = 3.0
     """A dead orchestrator's campaign may be taken over after so long."""
     lookahead_seconds: float = 600.0
     """Workers hold orders for so long, so that they keep busy while the store is away."""
