@@ -10,10 +10,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tasks.errors import DataError
+from tasks.qa.documents import Collection
 from tasks.qa.sources import SOURCES, Source, fetched_path
 
 _TIMEOUT_SECONDS = 60
@@ -55,7 +56,7 @@ def fetch(name: str, *, from_file: Path | None = None, url: str | None = None, s
         expected = sha256 or ((source.sha256 or _recorded(source)) if published else None)
         if expected and digest != expected:
             raise DataError(f"{origin} has the checksum {digest}, expected {expected}; nothing was kept")
-        collection = source.read(path, name)
+        collection = _read(source, path, origin)
         os.replace(path, target)
     fetched = Fetched(
         source=name,
@@ -65,10 +66,19 @@ def fetch(name: str, *, from_file: Path | None = None, url: str | None = None, s
         checked=digest == (expected or source.sha256),
         num_documents=len(collection.documents),
         num_questions=len(collection.questions),
-        skipped=tuple(line.replace(str(path), origin) for line in collection.skipped),
+        skipped=collection.skipped,
     )
     _manifest(source).write_text(json.dumps(asdict(fetched), indent=1) + "\n", "utf-8")
     return fetched
+
+
+def _read(source: Source, path: Path, origin: str) -> Collection:
+    """The collection in the file `path`, whose messages name where it came from."""
+    try:
+        found = source.read(path, source.name)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), origin)) from None
+    return replace(found, skipped=tuple(line.replace(str(path), origin) for line in found.skipped))
 
 
 def _manifest(source: Source) -> Path:

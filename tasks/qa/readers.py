@@ -21,28 +21,33 @@ def read_squad(path: Path, name: str) -> Collection:
     """SQuAD 2.0 JSON; questions marked impossible are left out."""
     content = _content(path)
     try:
-        data = json.loads(content)["data"]
-        paragraphs = [paragraph for article in data for paragraph in article["paragraphs"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is not a SQuAD 2.0 file: {_why(error)}") from None
+        articles = _list(json.loads(content), "data")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} is not a SQuAD 2.0 file: {error}") from None
     gatherer = Gatherer()
-    for number, paragraph in enumerate(paragraphs, 1):
-        for at, row in enumerate(_questions(gatherer, paragraph, f"{path}: paragraph {number}"), 1):
-            _guard(gatherer, f"{path}: paragraph {number}, question {at}", partial(_squad, gatherer, paragraph, row))
+    for number, article in enumerate(articles, 1):
+        where = f"{path}: article {number}"
+        _guard(gatherer, where, partial(_squad_article, gatherer, article, where))
     return gatherer.collection(name, _hash(content))
 
 
-def _questions(gatherer: Gatherer, paragraph: Any, where: str) -> list[Any]:
-    found = paragraph.get("qas") if isinstance(paragraph, dict) else None
-    if not isinstance(found, list) or not isinstance(paragraph.get("context"), str):
-        gatherer.skipped.append(f"{where}: no context or no list of questions")
-        return []
-    return found
+def _squad_article(gatherer: Gatherer, article: Any, where: str) -> None:
+    for number, paragraph in enumerate(_list(article, "paragraphs"), 1):
+        there = f"{where}, paragraph {number}"
+        _guard(gatherer, there, partial(_squad_paragraph, gatherer, paragraph, there))
 
 
-def _squad(gatherer: Gatherer, paragraph: Any, row: Any) -> None:
-    if not row.get("is_impossible", False):
-        gatherer.add(paragraph["context"], _text(row["question"]), [_text(answer["text"]) for answer in row["answers"]])
+def _squad_paragraph(gatherer: Gatherer, paragraph: Any, where: str) -> None:
+    rows = _list(paragraph, "qas")
+    context = _text(paragraph["context"])
+    for number, row in enumerate(rows, 1):
+        _guard(gatherer, f"{where}, question {number}", partial(_squad, gatherer, context, row))
+
+
+def _squad(gatherer: Gatherer, context: str, row: Any) -> None:
+    if not _object(row).get("is_impossible", False):
+        answers = [_text(_object(answer)["text"]) for answer in _list(row, "answers")]
+        gatherer.add(context, _text(row["question"]), answers)
 
 
 def read_quality(path: Path, name: str) -> Collection:
@@ -89,10 +94,7 @@ def _read_lines(path: Path, name: str, read_row: Callable[[Gatherer, Any], None]
 
 
 def _line(gatherer: Gatherer, line: str, read_row: Callable[[Gatherer, Any], None]) -> None:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise TypeError("not an object")
-    read_row(gatherer, row)
+    read_row(gatherer, _object(json.loads(line)))
 
 
 def _guard(gatherer: Gatherer, where: str, read: Callable[[], None]) -> None:
@@ -104,6 +106,19 @@ def _guard(gatherer: Gatherer, where: str, read: Callable[[], None]) -> None:
 
 def _why(error: Exception) -> str:
     return f"no field {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value
+
+
+def _list(value: Any, field: str) -> list[Any]:
+    found = _object(value).get(field)
+    if not isinstance(found, list):
+        raise TypeError(f"no list {field!r}")
+    return found
 
 
 def _text(value: Any) -> str:

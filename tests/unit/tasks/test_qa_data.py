@@ -52,12 +52,14 @@ def test_squad_rows_that_are_broken_are_skipped_and_named(tmp_path: Path) -> Non
     rows = [good, good, {"question": "Why?", "answers": []}, {"question": 3, "answers": [{"text": "x"}]},
             {"question": "Gone?", "answers": [], "is_impossible": True}, "row"]  # fmt: skip
     path = tmp_path / "squad.json"
-    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": " Ann left. ", "qas": rows}, {"qas": []}]}]}))
+    paragraphs = [{"context": " Ann left. ", "qas": rows}, {"qas": []}]
+    path.write_text(json.dumps({"data": [{"title": "no text"}, {"paragraphs": paragraphs}, 4]}))
     collection = read_squad(path, "squad")
     assert [(one.text, one.answers) for one in collection.questions] == [("Who?", ("Ann", "Bo"))]
     assert collection.documents == ("Ann left.",)
     assert [line.partition(": ")[2].partition(":")[0] for line in collection.skipped] == [
-        "paragraph 1, question 3", "paragraph 1, question 4", "paragraph 1, question 6", "paragraph 2",
+        "article 1", *(f"article 2, paragraph 1, question {n}" for n in (3, 4, 6)), "article 2, paragraph 2",
+        "article 3",
     ]  # fmt: skip
 
 
@@ -118,8 +120,10 @@ def test_failed_fetches_keep_what_was_there(tmp_path: Path) -> None:
     fetch("toefl", from_file=DATA_FOLDER / "toefl.jsonl")
     before = fetched_path(SOURCES["toefl"]).read_bytes()
     (tmp_path / "broken.jsonl").write_text("{}\n")
-    with pytest.raises(DataError, match="no usable question"):
+    with pytest.raises(DataError, match=r"no usable question in toefl; first problem: .*/broken\.jsonl:1: no field"):
         fetch("toefl", from_file=tmp_path / "broken.jsonl")
+    with pytest.raises(DataError, match=r"/broken\.jsonl is not a SQuAD 2\.0 file: no list 'data'"):
+        fetch("squad", from_file=tmp_path / "broken.jsonl")
     with pytest.raises(DataError, match="cannot fetch"):
         fetch("toefl", url=(tmp_path / "absent").as_uri())
     with pytest.raises(DataError, match="unknown data set"):
