@@ -19,6 +19,8 @@ class TaskOrder:
     parameters: Mapping[str, Any]
     scoring: str = "default"
     """`default` or `sparse_frontier_v1`."""
+    plugin: str | None = None
+    """Package and version that adds the task; None for our own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tasks.cache import node_cache, prepared_sample
+from tasks.errors import ParameterError
 from tasks.registry import get_task
 from tasks.sample import Score, Verdict
 from tasks.tokenizer import Tokenizer, load_tokenizer
@@ -80,7 +81,11 @@ class TaskSource:
     def _parsed(self, order: ShardOrder) -> Any:
         key = (order.task.name, repr(sorted(order.task.parameters.items())))
         if key not in self._parameters:
-            self._parameters[key] = get_task(order.task.name).parse_parameters(order.task.parameters)
+            task = get_task(order.task.name)
+            if task.plugin != order.task.plugin:
+                here, there = task.plugin or "frontier itself", order.task.plugin or "frontier itself"
+                raise ParameterError(f"{order.task.name} is of {here} here, but was asked for of {there}")
+            self._parameters[key] = task.parse_parameters(order.task.parameters)
         return self._parameters[key]
 
     def _tokenizer(self, folder: str) -> Tokenizer:

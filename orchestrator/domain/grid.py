@@ -142,7 +142,13 @@ def _cell(
 ) -> Cell:
     definition = get_task(task.task)
     parsed = definition.parse_parameters(task.parameters)
-    order = TaskOrder(name=task.task, version=definition.version, parameters=canonical(parsed), scoring=spec.scoring)
+    order = TaskOrder(
+        name=task.task,
+        version=definition.version,
+        parameters=canonical(parsed),
+        scoring=spec.scoring,
+        plugin=definition.plugin,
+    )
     wire = point.choice.to_wire()
     try:
         task_identity = definition.full_identity_parameters(parsed)
@@ -156,7 +162,7 @@ def _cell(
         "tensor_parallel": engine.tensor_parallel,
         "rope": engine.rope_scaling,
         "load_format": engine.load_format,
-        "task": {**asdict(order), "parameters": task_identity},
+        "task": {**_own_fields(order), "parameters": task_identity},
         "length": length,
         "seed": seed,
         "method": wire,
@@ -179,6 +185,11 @@ def _cell(
         max_output_tokens=output_limit(spec, task),
         sampling=spec.sampling.to_wire(),
     )
+
+
+def _own_fields(order: TaskOrder) -> dict[str, Any]:
+    """The order without the plug-in, which stands among the identity's parameters where there is one."""
+    return {name: value for name, value in asdict(order).items() if name != "plugin"}
 
 
 def canonical(parameters: Any) -> dict[str, Any]:
