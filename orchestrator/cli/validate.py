@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator.cli.options import JsonOption
-from orchestrator.cli.output import console, print_json
+from orchestrator.cli.output import console, note, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -22,9 +22,12 @@ def validate(
 ) -> None:
     """Check a campaign file and count its grid. Nothing is run or stored."""
     from orchestrator.domain.spec_file import load_cells
+    from orchestrator.domain.task_room import misfits
     from orchestrator.models.resolve import describe_model
 
     campaign, cells = load_cells(spec, describe_model)
+    for line in misfits(cells):
+        note(f"warning: {line}")
     facts = summary(campaign.name, cells)
     if as_json:
         print_json({"spec": str(spec), **facts})
