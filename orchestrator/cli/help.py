@@ -11,15 +11,16 @@ from typer.core import TyperCommand, TyperGroup
 
 GROUPS = (
     ("Start", ("init", "validate", "plan", "run", "submit")),
-    ("Follow", ("status", "watch", "failures", "events")),
+    ("Follow", ("status", "watch", "failures", ("events", "metrics"))),
     ("Steer", (("pause", "resume", "cancel", "requeue"),)),
-    ("Results", ("results", "compare", "report", ("export", "import"), ("verify", "reproduce"))),
+    ("Results", ("results", "compare", "report", ("export", "import", "track"), ("verify", "reproduce"))),
     ("Know", (("models", "tasks", "methods"),)),
     ("Operate", (("doctor", "db", "chaos", "simulate", "bench", "adapt"),)),
 )
 """Headings with their commands; those in inner brackets share a line."""
 SHARED = {
-    "export": "outcomes out of a store, and in",
+    "export": "out of a store, in, to a tracker",
+    "events": "every change; for Prometheus",
     "verify": "is all there, is it the same",
     "pause": "from any machine",
     "models": "what a campaign file names",

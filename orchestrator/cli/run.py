@@ -40,6 +40,7 @@ class RunOptions:
     grace_seconds: float
     wall_seconds: float | None
     plain: bool
+    metrics_port: int | None
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +58,9 @@ def run(
     grace: Annotated[float, typer.Option(min=0, help="Seconds that a drain may take.")] = 20.0,
     wall_time: Annotated[float | None, typer.Option(min=1, help="Seconds after which to drain and leave.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Log lines instead of the dashboard.")] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, metavar="N", help="Serve Prometheus metrics of this run.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Create a campaign or continue it. Exit codes: 0 complete, 3 with failures, 2 bad input, 130 interrupted."""
@@ -68,6 +72,7 @@ def run(
         grace_seconds=grace,
         wall_seconds=wall_time,
         plain=plain or as_json or not (sys.stdout.isatty() and sys.stdin.isatty()),
+        metrics_port=metrics_port,
     )
     from orchestrator.creation import prepare
 
@@ -85,7 +90,7 @@ def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, a
     with open_store(url) as store:
         create(store, spec, cells, options.engine)
         note(f"{spec.name}: {len(cells):,} cells, {sum(c.num_samples for c in cells):,} samples, store {store.url}")
-        with _stdout_kept_clean() if options.plain else nullcontext():
+        with _stdout_kept_clean() if options.plain else nullcontext(), _metrics_served(store, spec.name, options):
             result = _drive(store, spec.name, options)
         document = status_document(campaign_snapshot(store, spec.name))
     if as_json:
@@ -128,6 +133,26 @@ def _view(store: Store, name: str, options: RunOptions, done: threading.Event) -
             follow(fetch, note, interval_seconds=PLAIN_SECONDS, stop=done)
     except Exception as error:
         note(f"the view ended ({error}); the campaign goes on")
+
+
+@contextmanager
+def _metrics_served(store: Store, name: str, options: RunOptions) -> Iterator[None]:
+    """Prometheus may ask this process while it runs, on FRONTIER_METRICS_HOST, by default of this machine only."""
+    if options.metrics_port is None:
+        yield
+        return
+    from orchestrator.dashboard.metrics import need_prometheus, serve
+    from orchestrator.dashboard.read import SnapshotSource
+
+    need_prometheus()
+    host = os.environ.get("FRONTIER_METRICS_HOST", "127.0.0.1")
+    server = serve(SnapshotSource(store, name), host, options.metrics_port)
+    note(f"metrics: http://{host}:{server.server_port}/metrics")
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @contextmanager
