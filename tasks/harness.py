@@ -18,7 +18,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from threading import RLock
@@ -35,6 +36,8 @@ from tasks.tokenizer import Tokenizer
 FAMILY = "lm_eval"
 FEWSHOT_SEED = 1234
 """The default of `lm_eval --seed` for few-shot examples."""
+PYTHON_SEED, NUMPY_SEED = 0, 1234
+"""The same for `random` and NumPy."""
 DEFAULT_OUTPUT_TOKENS = 256
 """The default of `max_gen_toks` in the harness's vLLM model."""
 _LOADING = RLock()
@@ -82,7 +85,9 @@ class HarnessTask(Task[HarnessParameters]):
             return _load(self.member, json.dumps(settings, sort_keys=True))
 
     def identity_parameters(self, parameters: HarnessParameters) -> dict[str, Any]:
-        values = {name: value for name, value in parameters.as_dict().items() if name not in ("reply", "include_path")}
+        # What only says where things lie, or is seen in the prompts themselves, would part equal cells.
+        left_out = ("reply", "include_path", "metadata")
+        values = {name: value for name, value in parameters.as_dict().items() if name not in left_out}
         return {**values, "lm_eval": _library(), "content": self.loaded(parameters).fingerprint}
 
     def num_available(self, parameters: HarnessParameters) -> int:
@@ -195,12 +200,28 @@ def _library() -> str:
 def _load(member: str, settings: str) -> Loaded:
     parameters = HarnessParameters(**json.loads(settings))
     try:
-        return _built(_task(member, parameters), member, parameters)
+        with _seeded():
+            return _built(_task(member, parameters), member, parameters)
     except TaskError:
         raise
     except Exception as error:  # data sets fail in as many ways as there are hubs
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{FAMILY}:{member} cannot be loaded: {reason}") from error
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """The seeds that `lm_eval` sets by default: tasks that make their own documents (RULER) draw from these."""
+    import numpy
+
+    ours, numpys = random.getstate(), numpy.random.get_state()
+    random.seed(PYTHON_SEED)
+    numpy.random.seed(NUMPY_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        numpy.random.set_state(numpys)
 
 
 def _built(task: Any, member: str, parameters: HarnessParameters) -> Loaded:
