@@ -66,7 +66,7 @@ def _completion(line: str, where: str) -> Completion:
         raise DataError(f"{where}: index is {index!r}; it must be an integer from 0 on")
     if not isinstance(text, str):
         raise DataError(f"{where}: completion is {text!r}; it must be text")
-    return Completion(index, text)
+    return Completion(index, text.encode("utf-8", "replace").decode())  # a lone surrogate cannot be printed
 
 
 def judge_all(

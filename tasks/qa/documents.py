@@ -48,6 +48,8 @@ class Gatherer:
         body, asked = document.strip(), text.strip()
         if not body or not asked or not any(answer.strip() for answer in answers):
             raise ValueError("empty context, question or answer")
+        if not all(_is_text(part) for part in (body, asked, *answers)):
+            raise ValueError("a lone surrogate, which is no character")
         number = self._documents.setdefault(body, len(self._documents))
         kept = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
         self._questions.setdefault((number, asked.lower()), Question(number, asked, kept))
@@ -60,6 +62,11 @@ class Gatherer:
         return Collection(
             name, tuple(self._documents), tuple(self._questions.values()), content_hash, tuple(self.skipped)
         )
+
+
+def _is_text(text: str) -> bool:
+    """Whether every code point is a character, so that a tokenizer takes it."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 @lru_cache(maxsize=8)

@@ -70,7 +70,7 @@ def _quality_row(gatherer: Gatherer, row: Any) -> None:
         if not isinstance(label, int) or not 1 <= label <= len(options) <= len(LETTERS):
             raise ValueError(f"gold_label {label!r} with {len(options)} options")
         listed = "\n".join(f"{letter}. {_text(option)}" for letter, option in zip(LETTERS, options, strict=False))
-        gatherer.add(row["article"], f"{_text(question['question'])}\n{listed}", [LETTERS[label - 1]])
+        gatherer.add(_text(row["article"]), f"{_text(question['question'])}\n{listed}", [LETTERS[label - 1]])
 
 
 def _choice_row(gatherer: Gatherer, row: Any) -> None:
@@ -81,7 +81,7 @@ def _choice_row(gatherer: Gatherer, row: Any) -> None:
         letters = "".join(sorted(set(re.findall(r"[A-Z]", answer.upper()))))
         if not letters or set(letters) - set(LETTERS):
             raise ValueError(f"answer {answer!r} is not made of the letters {LETTERS}")
-        gatherer.add(row["context"], _text(question).removeprefix("Question:"), [letters])
+        gatherer.add(_text(row["context"]), _text(question).removeprefix("Question:"), [letters])
 
 
 def _read_lines(path: Path, name: str, read_row: Callable[[Gatherer, Any], None]) -> Collection:

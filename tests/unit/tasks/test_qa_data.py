@@ -71,6 +71,8 @@ def test_lines_that_are_broken_are_skipped_and_named(tmp_path: Path) -> None:
         {"context": "B text.", "questions": ["Q?"], "answer": []},
         {"context": "B text.", "questions": ["R?"], "answer": ["E"]},
         [1],
+        {"context": "half a \ud83d pair", "questions": ["S?"], "answer": ["A"]},
+        {"context": 7, "questions": ["S?"], "answer": ["A"]},
     ]
     path = tmp_path / "quality.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n{broken\n")
@@ -79,7 +81,7 @@ def test_lines_that_are_broken_are_skipped_and_named(tmp_path: Path) -> None:
         ("Q?\nA. w\nB. x\nC. y\nD. z", ("B",)),
         ("Q? Options: A.u B.v", ("AB",)),
     ]
-    assert [line.partition(": ")[0] for line in collection.skipped] == [f"{path}:{n}" for n in (2, 4, 5, 6, 8)]
+    assert [line.partition(": ")[0] for line in collection.skipped] == [f"{path}:{n}" for n in (2, 4, 5, 6, 7, 8, 10)]
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"data": 3}', "[]", "{", '{"data": [{"paragraphs": []}]}'])

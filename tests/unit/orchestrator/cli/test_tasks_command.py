@@ -97,3 +97,12 @@ def test_fetch_reads_a_file(frontier) -> None:  # type: ignore[no-untyped-def]
     assert code == 0
     assert "210 documents" in out
     assert "not known beforehand" in out
+
+
+def test_half_a_character_in_a_completion_can_be_printed(frontier, model: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "replies.jsonl"
+    file.write_text('{"index": 0, "completion": "<answer>A \\ud83d</answer>"}\n')
+    code, out, _ = frontier("score", "ruler_vt", "--completions", str(file), "--model", model, "--json")
+    assert code == 0
+    assert out.encode("utf-8")
+    assert json.loads(out)["samples"][0]["scores"]["default"]["extracted"] == "A ?"
