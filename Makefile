@@ -7,7 +7,7 @@ STAMP := $(VENV)/.frontier-ready
 EXTRAS ?= cpu,cluster,postgres,dev
 SHELL := /bin/bash
 
-.PHONY: setup quickstart test lint bench docs clean
+.PHONY: setup quickstart test lint bench docs wheel-check clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,14 @@ lint: setup
 bench: setup
 	$(BIN)/frontier bench --help
 	$(BIN)/python benchmarks/task_generation.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+# Installs the built wheel into a fresh environment and runs a campaign there; WHEEL_EXTRAS=cpu,cluster with vLLM.
+wheel-check:
+	PYTHON=$(PYTHON) .ci/wheel-check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

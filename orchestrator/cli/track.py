@@ -12,7 +12,7 @@ from orchestrator.cli.output import note, print_json
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("track", epilog="Example: frontier track quickstart --to mlflow --at file:./mlruns")(track)
+    app.command("track", epilog="Example: frontier track quickstart --to mlflow --at http://127.0.0.1:5000")(track)
 
 
 def track(
