@@ -91,10 +91,8 @@ class FrontierModel(LM):  # type: ignore[misc]
         return self.spec.model.replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """One user message in the model's template. Raises ValueError for longer conversations."""
-        if len(chat_history) != 1 or chat_history[0]["role"] != "user" or not add_generation_prompt:
-            raise ValueError("the frontier model takes one user message: no system prompt, no multi-turn examples")
-        return self.tokenizer.render(chat_history[0]["content"])
+        """Messages in the model's template. Raises TokenizerError where the template refuses them."""
+        return self.tokenizer.conversation(chat_history, reply=add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         return ""

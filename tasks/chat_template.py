@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -50,9 +50,12 @@ class ChatTemplate:
 
     def render(self, user_text: str) -> str:
         """The prompt for one user message, up to where the model's reply begins."""
-        message = {"role": "user", "content": user_text}
+        return self.conversation([{"role": "user", "content": user_text}])
+
+    def conversation(self, messages: Sequence[Mapping[str, str]], *, reply: bool = True) -> str:
+        """Messages with `role` and `content`, in turn; with `reply` up to where the model's next one begins."""
         try:
-            return self._template.render(messages=[message], add_generation_prompt=True, **self._tokens)
+            return self._template.render(messages=list(messages), add_generation_prompt=reply, **self._tokens)
         except (jinja2.TemplateError, TypeError) as error:
             raise TokenizerError(f"chat template in {self._where}: {error}") from error
 

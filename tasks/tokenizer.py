@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +78,10 @@ class Tokenizer:
     def render(self, user_text: str) -> str:
         """The text of one user message in the chat template, up to where the model's reply begins."""
         return self._template.render(user_text)
+
+    def conversation(self, messages: Sequence[Mapping[str, str]], *, reply: bool = True) -> str:
+        """The text of several messages with `role` and `content`; see `ChatTemplate.conversation`."""
+        return self._template.conversation(messages, reply=reply)
 
     def piece(self, text: str) -> array[int]:
         """Token ids of a piece inside a longer text; `text` begins at a cut. Remembered, within bounds."""
