@@ -63,9 +63,8 @@ def _show(report: DrillReport) -> None:
     print(f"stale outcomes refused: {report.num_refused}; orchestrators: {report.num_orchestrators}; ", end="")
     print(f"workers: {report.num_workers}")
     if report.release_p50_seconds is not None and report.release_p99_seconds is not None:
-        print(
-            f"leased again after a kill: p50 {report.release_p50_seconds:.1f} s, p99 {report.release_p99_seconds:.1f} s"
-        )
+        print("leased again after a kill, the long outages left out: ", end="")
+        print(f"p50 {report.release_p50_seconds:.1f} s, p99 {report.release_p99_seconds:.1f} s")
     print(f"manifest: {proof.manifest} (undisturbed: {report.reference.manifest})")
     for problem in report.problems:
         print(f"problem: {problem}")

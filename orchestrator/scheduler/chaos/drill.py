@@ -50,7 +50,7 @@ class DrillReport:
     num_orchestrators: int
     num_workers: int
     release_p50_seconds: float | None
-    """From the killing of a worker to a new lease of its samples."""
+    """From the killing of a worker to a new lease of its samples, the long outages of the store left out."""
     release_p99_seconds: float | None
     state: CampaignState
     problems: tuple[str, ...] = ()
@@ -195,7 +195,7 @@ def _judge(world: World, faults: Counter[str], reference: Proof, seconds: float)
     header = views.campaign_header(world.store, CAMPAIGN)
     proof = verify_campaign(world.store, CAMPAIGN)
     struck = Counter(str(o.failure_kind) for o in views.iter_outcomes(world.store, CAMPAIGN) if o.failure_kind)
-    waits = releases_after(world.store, world.kills)
+    waits = releases_after(world.store, world.kills, world.outages)
     refused, num_workers = starts_and_loads(world.store)
     problems = [*proof.problems, *wrong_charges(world.store)]
     if header.state is not CampaignState.COMPLETE:

@@ -11,13 +11,22 @@ from orchestrator.domain.retry import RetryPolicy
 from orchestrator.store.schema import attempts, events, failures, outcomes, workers
 from orchestrator.store.session import Store
 
+AGAIN_SECONDS = 15.0
+"""A dead worker's samples are to be leased again within this time."""
 
-def releases_after(store: Store, kills: Sequence[tuple[float, str]]) -> list[float]:
-    """Seconds from each kill until each of the worker's shards was leased again, ascending."""
+
+def releases_after(
+    store: Store, kills: Sequence[tuple[float, str]], outages: Sequence[tuple[float, float]] = ()
+) -> list[float]:
+    """Seconds from each kill until each of the worker's shards was leased again, ascending.
+
+    Kills less than `AGAIN_SECONDS` before the store was kept away, or meanwhile, are left out: nobody can lease then.
+    """
     waits: list[float] = []
     with store.read() as connection:
         for at, name in kills:
-            waits += _waits_of(connection, at, name)
+            if not any(begin - AGAIN_SECONDS < at < end for begin, end in outages):
+                waits += _waits_of(connection, at, name)
     return sorted(waits)
 
 

@@ -80,6 +80,8 @@ class World:
     random: random.Random
     kills: list[tuple[float, str]] = field(default_factory=list)
     """When which worker was killed, for the time until its samples were leased again."""
+    outages: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when the store was kept away, seconds since 1970."""
     later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     """What is to be undone, and when (our monotonic clock)."""
 
@@ -146,8 +148,10 @@ class World:
 
     def store_away(self, seconds: float) -> bool:
         """The store answers nobody for so long."""
-        if self.postgres is None:
-            return self.block_sqlite(seconds)
-        self.postgres.halt("immediate")
-        self.in_seconds(seconds, self.postgres.start)
+        if self.postgres is None and not self.block_sqlite(seconds):
+            return False
+        if self.postgres is not None:
+            self.postgres.halt("immediate")
+            self.in_seconds(seconds, self.postgres.start)
+        self.outages.append((time.time(), time.time() + seconds))
         return True
