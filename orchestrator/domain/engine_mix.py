@@ -2,8 +2,9 @@
 
 If every GPU worked to the end, the campaign would end after T = remaining GPU-seconds / GPUs. A kind whose engines
 cannot finish its work within T has an *excess*; free GPUs go to the kinds with an excess, and an engine whose kind
-can finish within T without it makes way when another kind has one. A load for less than `least_run_seconds` of work
-is not worth it. (McNaughton's wrap-around rule, 1959, gives as many loads as engines plus kinds; this stays close.)
+can finish within T without it makes way when another kind has one. A load is worth it when it lets each engine of its
+kind that is there already end `least_run_seconds` sooner. (McNaughton's wrap-around rule, 1959, gives as many loads as
+engines plus kinds; this stays close.)
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from math import ceil
 
 from orchestrator.domain.placement import Demand, Node, Placement, place_engines
 
-LEAST_RUN_SHARE = 0.019
-"""Of the whole campaign's ideal duration: what an engine must have to do to be worth a load."""
+LEAST_RUN_SHARE = 0.008
+"""Of the whole campaign's ideal duration: what a further engine must take off each one that is there."""
 
 
 def ideal_seconds(demands: Sequence[Demand], num_gpus: int) -> float:
@@ -29,7 +30,7 @@ def gang_size(demand: Demand) -> int:
 
 
 def least_run_seconds(demands: Sequence[Demand], num_gpus: int) -> float:
-    """The shortest run worth a load, from the work at the campaign's start."""
+    """What a load must spare each engine, from the work at the campaign's start."""
     return LEAST_RUN_SHARE * ideal_seconds(demands, num_gpus)
 
 
@@ -48,7 +49,7 @@ def choose_engines(
 def _more(demand: Demand, ideal: float, least_run: float) -> Demand | None:
     """The demand for further engines only: its excess, and how many engines that keeps busy until the end."""
     excess = demand.remaining_seconds - demand.num_engines * ideal
-    worth = max(least_run, demand.load_seconds)
+    worth = max(least_run * max(1, demand.num_engines), demand.load_seconds)
     more = ceil((excess - worth) / max(ideal, 1e-9)) if excess > worth else 0
     if demand.num_engines == 0 and demand.remaining_seconds > 0:
         more = max(1, more)

@@ -17,7 +17,7 @@ NODE = [Node(name="n", num_gpus=8, num_free=8)]
 
 def test_ideal_time_counts_gangs() -> None:
     assert ideal_seconds([kind("a", 400.0), kind("b", 100.0, gpus=4)], 8) == 100.0
-    assert least_run_seconds([kind("a", 8000.0)], 8) == 19.0
+    assert least_run_seconds([kind("a", 8000.0)], 8) == 8.0
 
 
 def test_shares_follow_the_work() -> None:
@@ -36,6 +36,13 @@ def test_a_short_rest_is_not_worth_a_load() -> None:
     work = [kind("a", 120.0, engines=1, load_seconds=10.0)]
     assert len(choose_engines(one_free, work)) == 1
     assert choose_engines(one_free, work, least_run_seconds=100.0) == []
+
+
+def test_a_load_must_spare_every_engine_that_is_there() -> None:
+    free = [Node(name="n", num_gpus=5, num_free=1)]  # T = 104 s, 104 s more than four engines do by then
+    work = [kind("a", 520.0, engines=4)]
+    assert len(choose_engines(free, work, least_run_seconds=20.0)) == 1
+    assert choose_engines(free, work, least_run_seconds=30.0) == []
 
 
 def test_a_kind_without_engines_gets_one_however_short() -> None:
