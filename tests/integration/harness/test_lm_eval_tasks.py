@@ -192,3 +192,55 @@ def rows(folder: Path, key: str) -> list[list[Any]]:
     outcomes = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     own = sorted((o for o in outcomes if o["cell_key"] == key), key=lambda o: o["index"])
     return [[o["index"], cut(o["completion"], ["\n", "Question"]), o["score"]] for o in own]
+
+
+def command_line(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`frontier-lm-eval run` with the fake engine."""
+    program = "import sys; from orchestrator.harness_model import main; sys.argv[0] = 'frontier-lm-eval'; main()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
+    return subprocess.run(
+        [sys.executable, "-c", program, "run", "--model", "frontier", "--tasks", NAME, "--limit", "3",
+         "--include_path", str(folder), *words],
+        env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
+def test_the_harness_command_line_knows_our_model(folder: Path) -> None:
+    model = f"pretrained={smollm2_folder()},engine=fake,max_length=256"
+    done = command_line(folder, "--model_args", f"{model},decode=streaming_llm,decode.token_budget=24")
+    assert done.returncode == 0, done.stderr
+    assert f"|{NAME}|      1|first_number|     2|exact_match|" in done.stdout
+    assert command_line(folder, "--apply_chat_template", "--model_args", model).returncode == 0
+    refused = command_line(folder, "--model_args", f"{model},decode=streaming_llm,decode.token_budget=2")
+    assert refused.stderr.splitlines()[-1] == ("error: streaming_llm: token_budget is 2; it must exceed sink_size (4)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "pretrained is missing"),
+        ({"pretrained": "x", "dtypes": "auto"}, "unknown model argument 'dtypes'"),
+        ({"pretrained": "x", "decode.token_budget": 9}, "decode.token_budget is given without decode=METHOD"),
+        ({"pretrained": "x", "prefill": "tova", "prefill.token_capacity": 9}, "tova is a decode method"),
+    ],
+)
+def test_bad_model_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    from sparsekernels.parameters import ParameterError as MethodError
+
+    from orchestrator.harness_model import FrontierModel
+
+    with pytest.raises(MethodError, match=message):
+        FrontierModel(**arguments)
+
+
+def test_conversations_are_templated_as_transformers_does() -> None:
+    transformers = pytest.importorskip("transformers")
+    messages = [
+        {"role": "system", "content": "Add."}, {"role": "user", "content": "1 plus 1?"},
+        {"role": "assistant", "content": "2"}, {"role": "user", "content": "2 plus 2?"},
+    ]  # fmt: skip
+    theirs = transformers.AutoTokenizer.from_pretrained(smollm2_folder())
+    ours = load_tokenizer(smollm2_folder())
+    for reply in (True, False):
+        expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
+        assert ours.conversation(messages, reply=reply) == expected
