@@ -21,6 +21,8 @@ from sparsekernels.parameters import BlockSparse, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, sparse_prefill
 from sparsekernels.virtual import virtual_cache
 
+from tests.support.foreign_methods import Stride
+
 pytestmark = pytest.mark.gpu
 CHECKS = command.parity_checks("all")
 VS = VerticalSlash(vertical_size=40, slash_size=70, window=100)
@@ -39,6 +41,16 @@ def test_head_sizes_and_dtypes(method: PrefillMethod, executor: str, d: int, dty
     parity.check_prefill(
         method, executor, num_queries=200, length=513, heads=(6, 2, d), device="cuda", dtype=dtype, page=16
     )
+
+
+@pytest.mark.parametrize("block", [16, 64])
+@pytest.mark.parametrize("page", [None, 16, 32])
+@pytest.mark.parametrize("executor", ["flash", "triton"])
+def test_a_method_through_the_door(block: int, page: int | None, executor: str) -> None:
+    parity.check_prefill(
+        Stride(step=3, block=block, row_block=64, per_query_head=True), executor, num_queries=300, length=515,
+        heads=(8, 2, 128), device="cuda", dtype=torch.bfloat16, page=page,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [15, 16, 63, 64, 65, 127, 128, 1000])
