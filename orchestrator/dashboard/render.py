@@ -87,7 +87,7 @@ def _pace(header: Header, width: int) -> Text:
 
 def _speed(header: Header) -> list[Text]:
     if header.is_finished:
-        return [Text(f"{header.state}; q leaves", style="bold")]
+        return [Text(header.state, style="bold")]
     if header.state == "running" and not header.is_driven:
         return [Text("no orchestrator drives it; `frontier run` takes it up", style="bold red")]
     return [Text(wording.rate(header.samples_per_second, "samples")), _eta(header)]
