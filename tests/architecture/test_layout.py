@@ -52,6 +52,8 @@ def test_documents_name_files_that_exist() -> None:
     ("module", "absent"),
     [
         ("orchestrator.cli.main", ["ray", "torch", "vllm", "sqlalchemy", "matplotlib", "pandas", "transformers"]),
+        ("orchestrator", ["orchestrator.library", "typer", "rich", "pydantic", "pandas", "sqlalchemy"]),
+        ("orchestrator.library", ["ray", "torch", "vllm", "sqlalchemy", "matplotlib", "pandas", "IPython", "typer"]),
         ("sparsekernels.parameters", ["torch"]),
         ("workers.protocol", ["torch", "vllm", "ray"]),
         ("tasks.registry", ["torch", "transformers", "vllm"]),
