@@ -58,7 +58,7 @@ def claim(
     """Lease up to `num_shards` ready shards of this engine to the worker; none unless the campaign runs."""
     if grip.state is not CampaignState.RUNNING or num_shards < 1:
         return []
-    taken = _take(connection, grip, engine_key, num_shards)
+    taken = _take(connection, grip, engine_key, num_shards, num_losses_allowed)
     if not taken:
         return []
     missing = missing_indices(connection, taken)
@@ -93,7 +93,14 @@ def claim(
     return claims
 
 
-def _take(connection: sa.Connection, grip: Grip, engine_key: str, num_shards: int) -> list[sa.Row[Any]]:
+def _take(
+    connection: sa.Connection, grip: Grip, engine_key: str, num_shards: int, num_losses_allowed: int
+) -> list[sa.Row[Any]]:
+    """By rank; those that were charged, or that cost one worker after another, come last.
+
+    A lost worker's shard keeps its rank, which is ahead of what was never claimed: it is leased again at once.
+    """
+    costly = sa.case((shards.c.num_losses >= num_losses_allowed, shards.c.num_losses), else_=0)
     ready = (
         sa.select(shards.c.id)
         .where(
@@ -102,7 +109,7 @@ def _take(connection: sa.Connection, grip: Grip, engine_key: str, num_shards: in
             shards.c.engine_key == engine_key,
             shards.c.not_before <= grip.now,
         )
-        .order_by(shards.c.num_charged + shards.c.num_losses, shards.c.rank)
+        .order_by(shards.c.num_charged + costly, shards.c.rank)
         .limit(num_shards)
     )
     rows = connection.execute(

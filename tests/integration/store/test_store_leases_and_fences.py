@@ -236,6 +236,18 @@ def test_losing_a_worker_charges_nobody_and_a_silent_killer_is_found_alone(store
     assert desk.claim()[0].indices == (1,)
 
 
+def test_a_shard_of_a_lost_worker_comes_first_until_it_has_cost_several(store: Store) -> None:
+    desk = Desk(store, num_cells=1, num_samples=15)
+    lost = desk.claim(lease_seconds=-1.0)[0]
+    for _ in range(POLICY.max_losses_without_progress - 1):
+        desk.reap()
+        (again,) = desk.claim(lease_seconds=-1.0)
+        assert again.shard_id == lost.shard_id
+    desk.reap()
+    assert lost.shard_id not in {c.shard_id for c in desk.claim(2)}
+    assert desk.claim()[0].shard_id == lost.shard_id
+
+
 def test_orders_that_only_waited_with_a_lost_worker_do_not_count(store: Store) -> None:
     desk = Desk(store, num_cells=1, num_samples=3)
     for _ in range(5):
