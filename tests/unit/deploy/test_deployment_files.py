@@ -18,7 +18,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
-SCRIPTS = [DEPLOY / "slurm.sh", *sorted((ROOT / ".ci").iterdir())]
+SCRIPTS = [DEPLOY / "slurm.sh", ROOT / ".ci" / "run", ROOT / ".ci" / "wheel-check"]
 DOCKERFILES = sorted(DEPLOY.glob("Dockerfile.*"))
 
 
