@@ -121,7 +121,7 @@ class FrontierModel(LM):  # type: ignore[misc]
 
     def _request(self, name: str, text: str, settings: Mapping[str, Any]) -> GenerationRequest:
         limit = int(settings.get("max_gen_toks", DEFAULT_OUTPUT_TOKENS))
-        ids = self.tokenizer.encode(text)[-(self.spec.max_model_len - limit) :]
+        ids = self.tokenizer.document(text)[-(self.spec.max_model_len - limit) :]
         sampled = bool(settings.get("do_sample")) or float(settings.get("temperature") or 0) > 0
         return GenerationRequest(
             request_id=name,

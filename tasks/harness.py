@@ -104,7 +104,7 @@ class HarnessTask(Task[HarnessParameters]):
             raise DataError(f"{self.name} has {len(task.instances)} documents; there is no sample {index}")
         instance = task.instances[index]
         text = str(instance.args[0])
-        ids = tokenizer.chat(text) if parameters.chat else tokenizer.encode(text)
+        ids = tokenizer.chat(text) if parameters.chat else tokenizer.document(text)
         if len(ids) > length_tokens:
             raise LengthError(
                 f"{self.name}: document {index} makes a prompt of {len(ids)} tokens, over {length_tokens}"

@@ -67,6 +67,12 @@ class Tokenizer:
         """Token ids of `text` alone, without special tokens added around it."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
+    def document(self, text: str) -> list[int]:
+        """Token ids of a whole prompt without a chat template: with the special tokens that the tokenizer adds around a
+        text, unless it begins with the same one already."""
+        plain, framed = self.encode(text), list(self._backend.encode(text, add_special_tokens=True).ids)
+        return plain if plain[:1] == framed[:1] and len(plain) < len(framed) else framed
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))

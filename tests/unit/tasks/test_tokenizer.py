@@ -96,6 +96,14 @@ def test_first_words_stay_within_their_tokens(family: str, tokenizers_by_family:
     assert tokenizer.first_words(text, 1000) == text
 
 
+def test_a_document_gets_the_tokenizers_special_tokens_once(tokenizers_by_family: dict[str, Tokenizer]) -> None:
+    wordpiece, plain = tokenizers_by_family["wordpiece"], tokenizers_by_family["byte_bpe"]
+    (first,), (last,) = wordpiece.encode("[CLS]"), wordpiece.encode("[SEP]")
+    assert wordpiece.document("a word") == [first, *wordpiece.encode("a word"), last]
+    assert wordpiece.document("[CLS] a word") == [first, *wordpiece.encode("a word")]
+    assert plain.document("a word") == plain.encode("a word")
+
+
 def test_memory_of_pieces_is_bounded(tokenizer_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.tokenizer._MAX_REMEMBERED_TOKENS", 500)
     tokenizer = load_tokenizer(tokenizer_folders["byte_bpe"])
