@@ -14,7 +14,8 @@ from orchestrator.errors import StoreError, UserError
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-CELL_LABELS = ("campaign", "model", "method", "budget", "task", "length_tokens", "seed")
+CELL_LABELS = ("campaign", "model", "method", "budget", "task", "length_tokens", "seed", "cell")
+"""The last one is the cell's identity: what tables call a budget may be the same for two settings of a method."""
 STATES = ("ready", "running", "paused", "complete", "cancelled")
 
 
@@ -133,7 +134,7 @@ def _workers(campaign: str, workers: Sequence[WorkerView]) -> Iterator[Metric]:
 def _cells(campaign: str, cells: Sequence[CellView]) -> Iterator[Metric]:
     def key(cell: CellView) -> tuple[str, ...]:
         length, seed = str(cell.length_tokens), str(cell.seed)
-        return (campaign, cell.model, cell.method, cell.budget, cell.task, length, seed)
+        return (campaign, cell.model, cell.method, cell.budget, cell.task, length, seed, cell.key)
 
     planned = [(key(cell), float(cell.num_samples)) for cell in cells]
     recorded = [(key(cell), float(cell.num_recorded)) for cell in cells]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,13 @@ def test_totals_and_scores_are_the_stores(store: Store) -> None:
     assert sorted(told["frontier_cell_score"].values()) == pytest.approx(sorted(row.score or 0.0 for row in rows))
     assert len(told["frontier_cell_score"]) == 4
     assert sum(told["frontier_workers"].values()) == 1
+
+
+def test_cells_that_differ_in_no_shown_word_are_told_apart(store: Store) -> None:
+    snapshot = SnapshotSource(store, "drill")()
+    twin = replace(snapshot.cells[0], key="another setting of the same budget")
+    told = samples(exposition(lambda: replace(snapshot, cells=(*snapshot.cells, twin))))
+    assert len(told["frontier_cell_score"]) == 5
 
 
 def test_cells_can_be_left_out(store: Store) -> None:
