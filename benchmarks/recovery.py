@@ -172,12 +172,9 @@ def cluster(store: Store, folder: Path, rounds: int) -> str:
 def _strike(world: World, rounds: int) -> str:
     dispatches, loads = [], 0
     for _ in range(rounds):
-        _wait(lambda: _num_up(world) == 4)
+        _wait(lambda: len(_up(world)) == 4)
         time.sleep(1.0)
-        name, process = world.living_workers()[0]
-        world.kills.append((time.time(), name))
-        os.kill(process, signal.SIGKILL)
-        _wait(lambda: _num_up(world) == 4)
+        _kill_a_worker(world)
         time.sleep(1.0)
         seconds, new = _take_over(world)
         dispatches.append(seconds)
@@ -190,6 +187,14 @@ def _strike(world: World, rounds: int) -> str:
         f"{rounds} new orchestrators dispatched after p50 {statistics.median(dispatches):.2f} s, "
         f"worst {max(dispatches):.2f} s, with {loads} engine loads; {drained}"
     )
+
+
+def _kill_a_worker(world: World) -> None:
+    """And wait until another one has taken its place."""
+    name, process = world.living_workers()[0]
+    world.kills.append((time.time(), name))
+    os.kill(process, signal.SIGKILL)
+    _wait(lambda: len(_up(world) - {name}) == 4)
 
 
 def _take_over(world: World) -> tuple[float, int]:
@@ -222,10 +227,9 @@ def _drain(world: World) -> str:
     )
 
 
-def _num_up(world: World) -> int:
+def _up(world: World) -> set[str]:
     with world.store.read() as connection:
-        up = sa.select(sa.func.count()).select_from(workers).where(workers.c.state == "ready")
-        return int(connection.scalar(up) or 0)
+        return set(connection.scalars(sa.select(workers.c.name).where(workers.c.state == "ready")))
 
 
 def _num_workers(world: World) -> int:
