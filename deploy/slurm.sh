@@ -39,6 +39,9 @@ address=$head:$port
 node_pids=()
 driver=
 told=
+interrupted=
+# Steps inherit the job's GPUs, but since Slurm 22.05 not its CPUs.
+[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
 start_node() { # NODE ARGUMENTS…: `ray start --block` ends a node's workers with its raylet
   local node=$1
@@ -49,7 +52,7 @@ start_node() { # NODE ARGUMENTS…: `ray start --block` ends a node's workers wi
 
 # shellcheck disable=SC2329
 drain() { # frontier gives leases back within its grace; engines stay up meanwhile
-  told=yes
+  told=yes interrupted=yes
   [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null || true
 }
 trap drain TERM USR1
@@ -69,18 +72,23 @@ for attempt in $(seq 60); do
 done
 for node in "${nodes[@]:1}"; do start_node "$node" --address="$address"; done
 
-[ -z "$told" ] || exit 130
-frontier run "$spec" --ray "$address" --plain --grace "$grace" &
-driver=$!
-# A signal ends `wait` early; what counts is how the command itself ends.
-code=0
-while kill -0 "$driver" 2>/dev/null; do
-  code=0
-  wait "$driver" || code=$?
-done
-echo "frontier run ended with $code"
-if [ "$code" -eq 130 ] && [ -n "$told" ]; then
+queue_again() {
   echo "drained before the end of the allocation; queued again"
   scontrol requeue "$SLURM_JOB_ID"
-fi
+  exit 130
+}
+
+[ -z "$told" ] || queue_again
+frontier run "$spec" --ray "$address" --plain --grace "$grace" &
+driver=$!
+[ -z "$told" ] || kill -TERM "$driver"
+while :; do # a signal ends `wait` early; what counts is how the command itself ends
+  interrupted=
+  code=0
+  wait "$driver" || code=$?
+  [ -n "$interrupted" ] || break
+done
+echo "frontier run ended with $code"
+# 143: it was told before it could listen, so it had nothing to drain.
+if [ -n "$told" ] && { [ "$code" -eq 130 ] || [ "$code" -eq 143 ]; }; then queue_again; fi
 exit "$code"

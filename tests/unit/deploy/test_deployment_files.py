@@ -125,9 +125,12 @@ SHIMS = {
 }
 
 
-def slurm_job(folder: Path, *, steps: int, ends: int) -> subprocess.Popen[str]:
+COMPLETES_IN_DRAIN = "trap 'exit 0' TERM; echo listening >> \"$LOG\"; while :; do sleep 0.1; done\n"
+
+
+def slurm_job(folder: Path, *, steps: int, ends: int, **bodies: str) -> subprocess.Popen[str]:
     """The script with stand-ins for Slurm, Ray and frontier, which log what they are asked."""
-    for name, body in SHIMS.items():
+    for name, body in {**SHIMS, **bodies}.items():
         path = folder / name
         path.write_text(f"#!/usr/bin/env bash\n{body}")
         path.chmod(0o755)
@@ -141,6 +144,7 @@ def slurm_job(folder: Path, *, steps: int, ends: int) -> subprocess.Popen[str]:
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_JOB_ID": "77",
         "RAY_AUTH_MODE": "disabled",
+        "RAY_WAIT_SECONDS": "0.2",
     }
     environment.pop("FRONTIER_VENV", None)
     command = ["bash", str(DEPLOY / "slurm.sh"), "campaign.yaml"]
@@ -167,6 +171,27 @@ def test_slurms_warning_drains_ends_the_nodes_and_queues_again(tmp_path: Path) -
     assert all("ray start --block" in line for line in nodes)
     assert "--address=node1:6379" in nodes[1]
     assert log.index("drained") < log.index("scontrol requeue 77") < log.index("node ended")
+
+
+def test_a_warning_before_ray_is_up_queues_again(tmp_path: Path) -> None:
+    job = slurm_job(tmp_path, steps=1, ends=0, ray="sleep 0.2; exit 1")
+    wait_for(tmp_path / "log", "srun")
+    job.send_signal(signal.SIGTERM)
+    (tmp_path / "ray").write_text("#!/usr/bin/env bash\nexit 0\n")
+    job.communicate(timeout=60)
+    log = (tmp_path / "log").read_text()
+    assert job.returncode == 130
+    assert "scontrol requeue 77" in log
+    assert "frontier run" not in log
+
+
+def test_a_command_that_completes_while_it_drains_is_not_queued_again(tmp_path: Path) -> None:
+    job = slurm_job(tmp_path, steps=10_000, ends=0, frontier=COMPLETES_IN_DRAIN)
+    wait_for(tmp_path / "log", "listening")
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=60)
+    assert job.returncode == 0
+    assert "requeue" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("code", [0, 2, 3, 130])
