@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import TracebackType
@@ -86,24 +87,24 @@ class MlflowTracker(_Closing):
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        try:
+        self._place, self._error = f"MLflow at {uri or 'its default place'}", MlflowException
+        with _told(self._place, self._error):
             self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(project)
             self._experiment = found.experiment_id if found else self._client.create_experiment(project)
-        except MlflowException as error:
-            raise UserError(f"MLflow at {uri or 'its default place'}: {str(error).splitlines()[0]}") from None
 
     def log(self, record: CellRecord) -> None:
         from mlflow.entities import Metric, Param
         from mlflow.utils.time import get_current_time_millis
 
-        run = self._run_of(record)
         now = int(get_current_time_millis())
         metrics = [Metric(name, value, now, 0) for name, value in record.metrics.items()]
         # Parameters of a run cannot change, and ours do not: they are part of the cell's identity.
         params = [Param(name, value) for name, value in record.parameters.items() if value]
-        self._client.log_batch(run, metrics=metrics, params=params)
-        self._client.set_terminated(run)
+        with _told(self._place, self._error):
+            run = self._run_of(record)
+            self._client.log_batch(run, metrics=metrics, params=params)
+            self._client.set_terminated(run)
 
     def _run_of(self, record: CellRecord) -> str:
         known = self._client.search_runs([self._experiment], f"tags.`{self.TAG}` = '{record.key}'", max_results=1)
@@ -126,18 +127,19 @@ class WandbTracker(_Closing):
     def log(self, record: CellRecord) -> None:
         import wandb
 
-        run = wandb.init(
-            project=self._project,
-            id=_run_id(record.key),
-            name=record.name,
-            group=record.parameters["campaign"],
-            config=dict(record.parameters),
-            resume="allow",
-            reinit="finish_previous",
-            settings=self._settings,
-        )
-        run.summary.update(dict(record.metrics))
-        run.finish()
+        with _told("W&B", wandb.Error):
+            run = wandb.init(
+                project=self._project,
+                id=_run_id(record.key),
+                name=record.name,
+                group=record.parameters["campaign"],
+                config=dict(record.parameters),
+                resume="allow",
+                reinit="finish_previous",
+                settings=self._settings,
+            )
+            run.summary.update(dict(record.metrics))
+            run.finish()
 
 
 TRACKERS: Mapping[str, Callable[[str, str | None], Tracker]] = {"mlflow": MlflowTracker, "wandb": WandbTracker}
@@ -148,6 +150,15 @@ def open_tracker(kind: str, project: str, uri: str | None = None) -> Tracker:
     if kind not in TRACKERS:
         raise UserError(f"tracker is {kind!r}; it must be one of: {', '.join(TRACKERS)}")
     return TRACKERS[kind](project, uri)
+
+
+@contextmanager
+def _told(place: str, kind: type[Exception]) -> Iterator[None]:
+    """A tracker's own errors (no account, no answer, no right) in one line."""
+    try:
+        yield
+    except kind as error:
+        raise UserError(f"{place}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
 
 
 def _need(package: str) -> None:

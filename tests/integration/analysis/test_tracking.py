@@ -86,10 +86,17 @@ class Wandb(types.ModuleType):
         self.runs: dict[str, dict[str, Any]] = {}
         self.open = 0
 
+    class Error(Exception):
+        """What the package raises without an account."""
+
     def Settings(self, **settings: Any) -> Mapping[str, Any]:
         return settings
 
+    refuses = False
+
     def init(self, *, id: str, config: dict[str, Any], **rest: Any) -> Any:
+        if self.refuses:
+            raise self.Error("no API key configured\nuse wandb login")
         assert rest["resume"] == "allow"
         self.open += 1
         summary = self.runs.setdefault(id, {"config": config, "summary": {}, **rest})["summary"]
@@ -114,6 +121,22 @@ def test_wandb_gets_one_run_a_cell(document: Mapping[str, Any], monkeypatch: pyt
     )
     assert {run["group"] for run in wandb.runs.values()} == {"drill"}
     assert all(run["settings"]["base_url"] == "https://tracker.example" for run in wandb.runs.values())
+
+
+def test_a_tracker_that_refuses_is_told_in_one_line(
+    document: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = Wandb()
+    wandb.__spec__, wandb.refuses = types.SimpleNamespace(), True  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with open_tracker("wandb", "sparse") as tracker, pytest.raises(UserError, match=r"^W&B: no API key configured$"):
+        tracker.log(cell_records(document)[0])
+
+
+def test_an_address_that_mlflow_does_not_know_is_told_in_one_line() -> None:
+    pytest.importorskip("mlflow.tracking")
+    with pytest.raises(UserError, match=r"^MLflow at nowhere://x: "):
+        open_tracker("mlflow", "sparse", "nowhere://x")
 
 
 def test_an_unknown_tracker_or_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
