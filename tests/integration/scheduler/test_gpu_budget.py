@@ -14,8 +14,8 @@ from tests.support.campaigns import FAST, synthetic_cells
 QUICK_LOOKS = replace(FAST, record_seconds=0.1)
 
 
-def run_with_budget(store: Store, gpu_hours: float) -> CampaignState:
-    cells = synthetic_cells(num_cells=4, num_samples=40, options={"seconds": 0.1})
+def run_with_budget(store: Store, gpu_hours: float, num_samples: int) -> CampaignState:
+    cells = synthetic_cells(num_cells=4, num_samples=num_samples, options={"seconds": 0.1})
     spec = {"gpu_hours": gpu_hours}
     create_campaign(
         store,
@@ -25,8 +25,8 @@ def run_with_budget(store: Store, gpu_hours: float) -> CampaignState:
 
 
 def test_a_spent_budget_pauses_the_campaign(store: Store) -> None:
-    assert run_with_budget(store, 0.3 / 3600) is CampaignState.PAUSED
+    assert run_with_budget(store, 0.3 / 3600, num_samples=400) is CampaignState.PAUSED
 
 
 def test_a_large_budget_changes_nothing(store: Store) -> None:
-    assert run_with_budget(store, 1.0) is CampaignState.COMPLETE
+    assert run_with_budget(store, 1.0, num_samples=20) is CampaignState.COMPLETE
