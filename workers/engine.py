@@ -79,6 +79,9 @@ class Generation:
     seconds_decode: float = 0.0
     seconds_queued: float = 0.0
     num_preemptions: int = 0
+    kv_tokens_peak: int = 0
+    """Most cache entries (prompt and generated tokens, shared ones too) that it held at once in each layer; 0 where the
+    engine does not count them."""
     layers: Mapping[str, Sequence[float]] | None = None
     """Per layer: `density_prefill`, `density_decode`, `kv_kept`; on demand."""
 

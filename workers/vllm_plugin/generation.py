@@ -42,7 +42,7 @@ def make_generation(output: Any, report: Report | None, num_layers: int | None) 
     """`output` is vLLM's finished RequestOutput; `num_layers` asks for figures by layer."""
     completion, times = output.outputs[0], output.metrics
     num_steps = max(0, len(completion.token_ids) - 1)
-    report = report or Report(density_prefill=(), density_decode=1.0, kv_kept=(), num_restarts=0)
+    report = report or Report(density_prefill=(), density_decode=1.0, kv_kept=(), num_restarts=0, peak_tokens=0)
     return Generation(
         request_id=output.request_id,
         text=completion.text,
@@ -58,6 +58,7 @@ def make_generation(output: Any, report: Report | None, num_layers: int | None) 
         seconds_decode=times.last_token_ts - times.first_token_ts,
         seconds_queued=times.scheduled_ts - times.queued_ts,
         num_preemptions=report.num_restarts,
+        kv_tokens_peak=report.peak_tokens,
         layers=None if num_layers is None else _layers(report, num_layers),
     )
 

@@ -92,6 +92,8 @@ class RequestState:
     """Layer name → last query rows of the prompt seen so far [rows, heads, head_size]; compression votes with them."""
     kept: dict[str, Any] = field(default_factory=dict)
     """Layer name → what is kept, once the prompt is complete."""
+    peak_tokens: int = 0
+    """Most cache entries that it held at once in each layer, whole pages not counted."""
     decoded_until: int = 0
     """End of the last decode rows planned; 0 before the first."""
     scores: dict[str, Any] = field(default_factory=dict)

@@ -42,6 +42,9 @@ class Session:
             if internal_id in cached.resumed_req_ids:
                 self.requests[internal_id].restart()
         self._scheduled = dict(step.num_scheduled_tokens)
+        for internal_id, count in self._scheduled.items():
+            state = self.requests[internal_id]
+            state.peak_tokens = max(state.peak_tokens, self._computed[internal_id] + count)
         self._plan = None
 
     def is_stock(self) -> bool:

@@ -18,6 +18,7 @@ class Report:
     density_decode: float
     kv_kept: tuple[float, ...]
     num_restarts: int
+    peak_tokens: int
 
 
 def make_report(state: RequestState, num_decode_steps: int) -> Report:
@@ -29,6 +30,7 @@ def make_report(state: RequestState, num_decode_steps: int) -> Report:
         density_decode=state.decode.density(num_decode_steps),
         kv_kept=tuple(float(k.share) for k in state.kept.values()),
         num_restarts=state.num_restarts,
+        peak_tokens=state.peak_tokens,
     )
 
 
@@ -42,6 +44,7 @@ def merge_reports(reports: Sequence[Mapping[str, Any] | None]) -> Report | None:
         density_decode=fmean(r.density_decode for r in known),
         kv_kept=_mean_by_layer([r.kv_kept for r in known]),
         num_restarts=max(r.num_restarts for r in known),
+        peak_tokens=max(r.peak_tokens for r in known),
     )
 
 

@@ -124,6 +124,7 @@ def test_a_session_follows_requests_through_their_life() -> None:
     report = session.report("my a", 1)
     assert report is not None
     assert report.num_restarts == 1
+    assert report.peak_tokens == 101
     session.begin(step(finished=("a",)))
     assert session.report("my a", 1) is None
     assert session.report("nobody", 1) is None
@@ -138,10 +139,11 @@ def test_reports_wait_for_their_caller_after_a_request_has_left() -> None:
 
 
 def test_reports_of_ranks_merge_to_their_mean() -> None:
-    one = dict(density_prefill=(0.2, 0.4), density_decode=0.1, kv_kept=(), num_restarts=0)
-    two = dict(density_prefill=(0.4, 0.4), density_decode=0.3, kv_kept=(), num_restarts=1)
+    one = dict(density_prefill=(0.2, 0.4), density_decode=0.1, kv_kept=(), num_restarts=0, peak_tokens=101)
+    two = dict(density_prefill=(0.4, 0.4), density_decode=0.3, kv_kept=(), num_restarts=1, peak_tokens=102)
     merged = merge_reports([one, None, two])
     assert merged is not None
     assert merged.density_prefill == pytest.approx((0.3, 0.4))
     assert (merged.density_decode, merged.kv_kept, merged.num_restarts) == (pytest.approx(0.2), (), 1)
+    assert merged.peak_tokens == 102
     assert merge_reports([None]) is None
