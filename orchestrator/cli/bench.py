@@ -17,6 +17,7 @@ BENCHMARKS = {
         "benchmarks/engine.py",
         "Every method against dense in vLLM, and one-at-a-time against production mode.",
     ),
+    "switches": ("benchmarks/method_switches.py", "Extra latency when the method changes between two requests."),
     "campaign": (
         "benchmarks/campaign_modes.py",
         "One campaign one request at a time, without a shared cache, and as it would run.",
