@@ -29,6 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "vertical_slash": {"prefill": {"name": "vertical_slash", "vertical_size": 24, "slash_size": 72, "window": 32}},
     "quest": {"decode": QUEST},
     "snapkv": {"compress": SNAP},
+    "tova": {"decode": {"name": "tova", "token_capacity": 24}},
+    "snapkv+streaming_llm": {"compress": SNAP, "decode": {"name": "streaming_llm", "token_budget": 20}},
     "ada_snapkv": {"compress": {**SNAP, "name": "ada_snapkv"}},
     "ada_snapkv+quest": {"compress": {**SNAP, "name": "ada_snapkv"}, "decode": QUEST},
 }
