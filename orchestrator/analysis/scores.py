@@ -71,7 +71,10 @@ def _wilson(mean: Array, count: npt.NDArray[np.int64], confidence: float) -> tup
 def bootstrap_interval(
     scores: Array, confidence: float = 0.95, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = BOOTSTRAP_SEED
 ) -> tuple[Array, Array]:
-    """Percentile interval of each row's mean; the same resampled samples for every row, so rows stay paired."""
+    """Percentile interval of each row's mean; the same resampled samples for every row, so rows stay paired.
+
+    A resample that draws none of a row's scores does not count for that row; rows without scores give NaN.
+    """
     valid = (~np.isnan(scores)).astype(np.float64)
     filled = np.nan_to_num(scores)
     means = np.empty((resamples, len(scores)))
@@ -91,9 +94,12 @@ def bootstrap_weights(num_samples: int, resamples: int, seed: int = BOOTSTRAP_SE
 
 
 def _quantiles(means: Array, share: float) -> Array:
-    """Column-wise quantile that gives NaN for columns with any NaN (rows with few scores)."""
-    position = min(len(means) - 1, max(0, round(share * (len(means) - 1))))
-    out: Array = np.partition(means, position, axis=0)[position]
+    """Column-wise quantile over the values that are there; NaN sorts to the end and is left out."""
+    known = (~np.isnan(means)).sum(axis=0)
+    last = np.maximum(known - 1, 0)
+    positions = np.rint(share * last).astype(np.int64)
+    ordered = np.partition(means, np.unique(positions), axis=0)
+    out: Array = ordered[positions, np.arange(means.shape[1])]
     return out
 
 

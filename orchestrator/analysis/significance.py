@@ -3,9 +3,9 @@
 The tests are t tests on d = sparse − dense for each sample. For non-inferiority Hall's transformation
 (1992) of the t statistic is used, which allows for skewness: without it the test errs 12 % of the time at
 a nominal 5 % where losses are rare and total (100 pairs, each lost with probability 0.05), since the few
-that are seen hide the variance. Where no sample differs there is no variance at all; then an exact bound
-is used: with n pairs and none different, a mean loss of `margin` or more has probability at most
-(1 − margin)ⁿ of looking like this.
+that are seen hide the variance. Where all pairs differ by the same c there is no variance at all; then an exact
+bound is used: a mean loss of `margin` or more gives n such pairs with probability at most
+((1 − margin) / (1 + c))ⁿ, since the rest of the distribution can lose no more than 1.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def paired_test(differences: Array, *, margin: float = DEFAULT_MARGIN, confidenc
     half = np.where(flat, bound, half)
     differs = np.abs(mean) > 1e-12
     few = count < 2
-    p_two = np.where(flat, np.where(differs, 0.5**n, 1.0), 2 * stats.t.sf(np.abs(t), freedom))
+    p_two = np.where(flat, np.where(differs, 2 * 0.5**n, 1.0), 2 * stats.t.sf(np.abs(t), freedom))
     p_worse = np.where(flat, np.where(mean < -1e-12, 0.5**n, 1.0), stats.t.cdf(t, freedom))
-    exact = np.where(mean > -margin, (1 - min(1.0, max(margin, 0.0))) ** n, 1.0)
+    share = (1 - margin) / np.maximum(1 + mean, 1e-12)
+    exact = np.where(mean > -margin, np.clip(share, 0, 1) ** n, 1.0)
     cubes = np.where(valid, (np.nan_to_num(differences) - mean[:, None]) ** 3, 0).sum(axis=1)
     p_non = np.where(flat, exact, stats.t.sf(_hall(mean + margin, squares / n, cubes / n, n), freedom))
     return PairedTest(

@@ -108,6 +108,31 @@ def test_pairs_without_any_difference_use_the_exact_bound() -> None:
     assert (few.p_noninferior[0], few.low[0], few.high[0]) == (1, -1, 1)
 
 
+@pytest.mark.parametrize("constant", [-0.04, -0.01, 0.0, 0.02])
+def test_pairs_that_all_differ_alike_prove_no_more_than_the_worst_distribution_allows(constant: float) -> None:
+    """The worst null: `constant` with the largest share that leaves a mean loss of the margin, else a loss of 1."""
+    share, size = 0.95 / (1 + constant), 20
+    assert share * constant - (1 - share) == pytest.approx(-0.05)
+    result = paired_test(np.full((1, size), constant), margin=0.05)
+    assert result.p_noninferior[0] == pytest.approx(share**size)
+    assert result.p_two_sided[0] == pytest.approx(2 * 0.5**size if constant else 1)
+    assert result.p_worse[0] == pytest.approx(0.5**size if constant < 0 else 1)
+
+
+def test_holm_and_bh_match_brute_force_and_scipy() -> None:
+    from scipy import stats
+
+    generator = np.random.default_rng(5)
+    for size in range(1, 25):
+        p = generator.random(size) ** 3
+        expected, running = np.empty(size), 0.0
+        for rank, place in enumerate(np.argsort(p)):
+            running = max(running, (size - rank) * p[place])
+            expected[place] = min(1.0, running)
+        assert holm(p) == pytest.approx(expected)
+        assert benjamini_hochberg(p) == pytest.approx(stats.false_discovery_control(p))
+
+
 def test_welch_matches_scipy() -> None:
     from scipy import stats
 

@@ -201,3 +201,15 @@ def test_equal_scores_are_no_certainty() -> None:
         told = interval_from_counters(len(known), known.sum(), (known**2).sum())
         assert told is not None
         assert (told.low, told.high) == pytest.approx((low[row], high[row]))
+
+
+def test_bootstrap_of_a_row_with_few_scores_among_many_columns() -> None:
+    """An unfinished cell: resamples without any of its scores are left out of both ends alike."""
+    few = np.full((3, 400), np.nan)
+    few[0, :4] = [0.25, 0.75, 0.5, 0.5]
+    few[1] = np.random.default_rng(0).random(400)
+    low, high = bootstrap_interval(few)
+    assert 0.25 <= low[0] < 0.5 < high[0] <= 0.75
+    assert high[1] - low[1] == pytest.approx(2 * 1.96 * few[1].std() / 20, rel=0.1)
+    assert np.isnan(low[2])
+    assert np.isnan(high[2])
