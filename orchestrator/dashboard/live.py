@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from orchestrator.dashboard.keys import KeyReader
@@ -50,6 +52,18 @@ def _screen(console: Console) -> Live:
     return Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop")
 
 
+def follow_terminal(console: Console) -> tuple[int, int]:
+    """Columns and rows of the window that `console` writes to, which it takes over.
+
+    Rich believes the variables COLUMNS and LINES where they are set, and those do not follow a resize.
+    """
+    with suppress(OSError):  # no terminal, or a file without a number
+        columns, rows = os.get_terminal_size(console.file.fileno())
+        if columns and rows:
+            console.size = ConsoleDimensions(columns, rows)
+    return console.size
+
+
 class _Painter:
     """Makes a frame when there is something new, and sends it only when it looks different: quiet over a slow line."""
 
@@ -59,7 +73,7 @@ class _Painter:
         self._lines: Lines = []
 
     def paint(self, snapshot: Snapshot, state: ViewState, notice: str) -> None:
-        width, height = self._live.console.size
+        width, height = follow_terminal(self._live.console)
         inputs = (id(snapshot), state, notice, width, height)
         if inputs == self._inputs:
             return

@@ -70,7 +70,9 @@ class Terminal:
         subprocess.run(["tmux", "-L", self._server, "kill-server"], check=False, capture_output=True)
 
     def _tmux(self, *arguments: str) -> str:
-        environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
+        # Some shells export the first two; a viewer must follow its window all the same.
+        size = {"COLUMNS": "80", "LINES": "24"}
+        environment = {**os.environ, **size, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
         command = ["tmux", "-u", "-L", self._server, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
