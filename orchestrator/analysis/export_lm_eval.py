@@ -136,7 +136,7 @@ def _write_results(dump: Dump, run: _Run, path: Path) -> Path:
     content = {
         "results": {name: _result(name, tally) for name, tally in tasks.items()},
         "group_subtasks": {name: [] for name in tasks},
-        "configs": {name: {"task": name, "output_type": "generate_until", "num_fewshot": 0} for name in tasks},
+        "configs": {name: _config(name) for name in tasks},
         "versions": {name: tally.version for name, tally in tasks.items()},
         "n-shot": dict.fromkeys(tasks, 0),
         "higher_is_better": {name: {METRIC: True} for name in tasks},
@@ -155,6 +155,12 @@ def _write_results(dump: Dump, run: _Run, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def _config(name: str) -> dict[str, Any]:
+    """What the harness's tools read of a task's configuration."""
+    metric = {"metric": METRIC, "aggregation": "mean", "higher_is_better": True}
+    return {"task": name, "output_type": "generate_until", "num_fewshot": 0, "metric_list": [metric]}
 
 
 def _result(name: str, tally: _Tally) -> dict[str, Any]:

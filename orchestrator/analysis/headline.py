@@ -14,7 +14,19 @@ HURTING_COMPRESSION = 5.0
 def headline(findings: Findings) -> list[str]:
     """A few sentences for the top of the report, most important first."""
     sentences = [*_admissible(findings), *_tasks(findings), *_frontier(findings), *_law(findings), *_length(findings)]
-    return sentences or ["There are no sparse cells with a dense twin yet, so nothing can be compared."]
+    if findings.comparisons.empty and not sentences:
+        return ["There are no sparse cells with a dense twin yet, so nothing can be compared."]
+    return [*_without_compression(findings), *sentences]
+
+
+def _without_compression(findings: Findings) -> list[str]:
+    unknown = int(findings.comparisons["compression"].isna().sum())
+    if not unknown:
+        return []
+    return [
+        f"{unknown:,} of {len(findings.comparisons):,} comparisons with dense say nothing of admissible compression: "
+        "neither the spec nor a measured density tells how far the cell compresses."
+    ]
 
 
 def _admissible(findings: Findings) -> list[str]:

@@ -17,10 +17,10 @@ body { margin:0; color:var(--ink); background:var(--back);
 header { background:#fff; border-bottom:1px solid var(--line); padding:1.6rem 2rem 1.1rem; }
 h1 { margin:0 0 .2rem; font-size:1.7rem; } h2 { margin:0 0 .4rem; font-size:1.25rem; } h3 { font-size:1rem;
   margin:1.2rem 0 .3rem; }
+h1,li,pre { overflow-wrap:anywhere; }
 header p { margin:.2rem 0; color:var(--soft); }
-nav { position:sticky; top:0; z-index:5; background:#fff; display:flex; flex-wrap:wrap; display:flex;
-  flex-wrap:wrap; border-bottom:1px solid
-  var(--line); padding:.5rem 2rem; font-size:.85rem; }
+nav { position:sticky; top:0; z-index:5; background:#fff; display:flex; flex-wrap:wrap;
+  border-bottom:1px solid var(--line); padding:.5rem 2rem; font-size:.85rem; }
 nav a { color:var(--accent); text-decoration:none; margin-right:1.1rem; white-space:nowrap; }
 main { max-width:1280px; margin:0 auto; padding:1.2rem 2rem 4rem; }
 section { background:#fff; border:1px solid var(--line); border-radius:8px; padding:1.2rem 1.4rem;
@@ -153,6 +153,6 @@ def inline_figure(svg: str, name: str, caption: str) -> str:
     drawing = svg[svg.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'\bid="', f'id="{name}-', drawing)
-    drawing = re.sub(r'(xlink:href="#|href="#(?!{name}-)|url\(#)', lambda m: f"{m[1]}{name}-", drawing)
+    drawing = re.sub(r'((?:xlink:)?href="#|url\(#)', lambda m: f"{m[1]}{name}-", drawing)
     label = f'<svg role="img" aria-label="{escape(caption, quote=True)}" '
     return f"<figure>{drawing.replace('<svg ', label, 1)}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -150,6 +150,9 @@ def test_lm_eval_form_has_what_its_tools_read(store: Store, tmp_path: Path) -> N
         assert len(lines) == results["n-samples"][task]["effective"] == SAMPLES - 1
         assert values["score,none"] == pytest.approx(sum(line["score"] for line in lines) / len(lines))
         assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "doc_hash"} <= set(lines[0])
+        metrics = [metric["metric"] for metric in results["configs"][task]["metric_list"]]
+        assert metrics == ["score"]
+        assert set(metrics) <= set(lines[0])
 
 
 def test_what_cannot_be_written_or_read_is_one_clear_line(store: Store, tmp_path: Path) -> None:

@@ -119,6 +119,16 @@ def test_a_campaign_that_has_just_begun_still_reports(share: float, tmp_path: Pa
     assert "nothing can be compared" in text
 
 
+def test_comparisons_without_a_known_compression_are_not_called_absent() -> None:
+    frames = synthetic_campaign(**SMALL)
+    cells = frames.cells.assign(compression=frames.cells["compression"].where(frames.cells["method"] == "dense"))
+    findings = analyse(replace(frames, cells=cells), QUICK)
+    assert len(findings.comparisons) == 2 * 2 * 3 * 2 * 3
+    sentence, *others = headline(findings)
+    assert sentence.startswith("72 of 72 comparisons with dense say nothing of admissible compression")
+    assert not any("nothing can be compared" in other for other in others)
+
+
 def test_headlines_hold_the_tables_figures(findings: Findings) -> None:
     sentences = headline(findings)
     means = findings.admissible.groupby("method")["admissible"].mean()
