@@ -44,7 +44,12 @@ class OpenOrder:
 
     @property
     def num_pending(self) -> int:
-        return len(self.waiting) + len(self.making) + len(self.ready)
+        return len(self.waiting) + self.num_made_ahead
+
+    @property
+    def num_made_ahead(self) -> int:
+        """Samples that are made, or being made, and not in the engine yet."""
+        return len(self.making) + len(self.ready)
 
     @property
     def is_finished(self) -> bool:

@@ -159,12 +159,13 @@ class ShardRunner:
         return records
 
     def _prepare(self) -> list[Record]:
-        """Keep as many samples made ahead as the engine takes at once."""
-        ahead = sum(len(o.making) + len(o.ready) for o in self._orders)
+        """Keep as many samples made ahead as the engine takes at once, and one of whoever must go before the others."""
+        ahead = sum(o.num_made_ahead for o in self._orders)
         for open_order in self._in_turn():
-            while open_order.waiting and ahead < self._max_in_flight + 2:
+            first = open_order.wants_isolation and not open_order.num_made_ahead
+            while open_order.waiting and (first or ahead < self._max_in_flight + 2):
                 open_order.make_next(self._source, self._executor)
-                ahead += 1
+                ahead, first = ahead + 1, False
         return [outcome for o in self._orders for outcome in o.collect_made()]
 
     def _in_turn(self) -> list[OpenOrder]:

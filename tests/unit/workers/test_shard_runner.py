@@ -395,3 +395,16 @@ def test_a_sample_larger_than_the_cache_is_tried_alone() -> None:
     runner.add(replace(order(indices=(0, 1)), max_output_tokens=150))
     assert len(outcomes(run(runner))) == 2
     assert max(len(together) for together in engine.together) == 1
+
+
+def test_a_sample_to_isolate_is_made_although_others_wait_ready() -> None:
+    """They fill what is made ahead and may not enter before it: without room of its own, nobody would ever move."""
+    runner = runner_on(WatchedEngine(spec(seconds=0.05)))
+    runner.add(order(1, tuple(range(40))))
+    found: list[Record] = []
+    deadline = time.monotonic() + 10
+    while runner.num_in_flight < 4 or sum(len(o.ready) for o in runner._orders) < 6:
+        assert time.monotonic() < deadline
+        found += runner.step(0.0)
+    runner.add(order(2, (0, 1, 2), isolated=(1,)))
+    assert len(outcomes(found + run(runner))) == 43
