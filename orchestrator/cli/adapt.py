@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from workers.adapt.low_rank import LowRankRecipe
     from workers.adapt.pipeline import Plan, Progress, Trained
 
+ModelFolder = Annotated[Path, typer.Option(help="Local model folder (see: frontier models pull).")]
+Text = Annotated[str, typer.Option(help="A folder of .txt, .md, .rst, .py files, or 'python'.")]
+Slots = Annotated[int, typer.Option(help="Cache slots per KV head: sinks + window + kept keys.")]
+Window = Annotated[int | None, typer.Option(help="Slots for the most recent tokens; half of them if absent.")]
+Sinks = Annotated[int, typer.Option(help="First tokens that always stay.")]
+Length = Annotated[int, typer.Option(help="Tokens in a window of text.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")]
+
 _ADAPT = typer.Typer(help="Train what a method needs: SparseK's scorers.", no_args_is_help=True)
 
 
@@ -26,15 +34,13 @@ def register(app: typer.Typer) -> None:
 
 @_ADAPT.command("sparsek", epilog="Example: frontier adapt sparsek --model MODEL --out adapter")
 def adapt_sparsek(
-    model: Annotated[Path, typer.Option(help="Local model folder (see: frontier models pull).")],
+    model: ModelFolder,
     out: Annotated[Path, typer.Option(help="Folder for adapter, table and checkpoint; an earlier run continues.")],
-    data: Annotated[str, typer.Option(help="A folder of .txt, .md, .rst, .py files, or 'python'.")] = "python",
-    slots: Annotated[int, typer.Option(help="Cache slots per KV head: sinks + window + kept keys.")] = 512,
-    window: Annotated[
-        int | None, typer.Option(help="Slots for the most recent tokens; half of them if absent.")
-    ] = None,
-    sinks: Annotated[int, typer.Option(help="First tokens that always stay.")] = 4,
-    length: Annotated[int, typer.Option(help="Tokens in a training window.")] = 1024,
+    data: Text = "python",
+    slots: Slots = 512,
+    window: Window = None,
+    sinks: Sinks = 4,
+    length: Length = 1024,
     steps: Annotated[int, typer.Option(help="Optimizer steps; 0 leaves the warm start.")] = 60,
     batch: Annotated[int, typer.Option(help="Windows in a step.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 5e-3,
@@ -44,12 +50,11 @@ def adapt_sparsek(
     windows: Annotated[tuple[int, int], typer.Option(help="Windows to train on, and for the table.")] = (32, 8),
     lora_rank: Annotated[int, typer.Option(min=0, help="Then adapt the backbone by LoRA, in as many steps.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the windows that are drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
+    device: Device = "",
 ) -> None:
     """Train SparseK's scorers: ridge warm start on attention mass, then the scorers alone; prints held-out losses."""
     _require_folder(model)
-    torch = _torch()
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = _device(device)
     try:
         plan = _plan(
             data=data, out=out, slots=slots, window=window, sinks=sinks, length=length, steps=steps, batch=batch,
@@ -64,23 +69,20 @@ def adapt_sparsek(
 
 @_ADAPT.command("evaluate", epilog="Example: frontier adapt evaluate --model MODEL --adapter FILE --slots 256")
 def adapt_evaluate(
-    model: Annotated[Path, typer.Option(help="Local model folder (see: frontier models pull).")],
+    model: ModelFolder,
     adapter: Annotated[Path, typer.Option(help="An adapter that `frontier adapt sparsek` wrote for this model.")],
-    data: Annotated[str, typer.Option(help="A folder of .txt, .md, .rst, .py files, or 'python'.")] = "python",
-    slots: Annotated[int, typer.Option(help="Cache slots per KV head: sinks + window + kept keys.")] = 512,
-    window: Annotated[
-        int | None, typer.Option(help="Slots for the most recent tokens; half of them if absent.")
-    ] = None,
-    sinks: Annotated[int, typer.Option(help="First tokens that always stay.")] = 4,
-    length: Annotated[int, typer.Option(help="Tokens in a window of text.")] = 1024,
+    data: Text = "python",
+    slots: Slots = 512,
+    window: Window = None,
+    sinks: Sinks = 4,
+    length: Length = 1024,
     windows: Annotated[int, typer.Option(min=2, help="Windows of held-out text.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the windows that are drawn, and of random scores.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda; cuda where there is one, if absent.")] = "",
+    device: Device = "",
 ) -> None:
     """Held-out losses of a trained adapter beside dense attention and six controls, with equally many slots."""
     _require_folder(model)
-    torch = _torch()
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = _device(device)
     if slots >= length:
         raise UserError(f"--slots is {slots}; it must be below --length ({length}), or nothing is dropped")
     try:
@@ -222,6 +224,12 @@ def _print_table(table: list[HeldOut], slots: int) -> None:
 def _require_folder(model: Path) -> None:
     if not (model / "config.json").is_file():
         raise UserError(f"{model} is not a model folder: it has no config.json (see: frontier models pull)")
+
+
+def _device(chosen: str) -> str:
+    """The device to run on. Raises UserError when the packages for it are missing."""
+    torch = _torch()
+    return chosen or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _torch() -> Any:
