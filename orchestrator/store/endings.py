@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,6 +26,8 @@ from orchestrator.store.schema import campaigns, cells, failures, shards, suspec
 from workers.exchange import AttemptEnd, InFlight
 from workers.failures import Failure, FailureKind
 from workers.protocol import SampleOutcome
+
+WORKER_DIED = "the worker's process died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +115,8 @@ def _settle(connection: sa.Connection, grip: Grip, ended: _Ended) -> None:
     lossy = kind is FailureKind.WORKER_LOST and attempt.num_recorded == 0
     leases.put_back(connection, grip, [attempt.shard_id], {"num_losses": shards.c.num_losses + int(lossy)})
     if answer is Answer.FEWER:
-        _lower_limit(connection, attempt.shard_id, fewer_in_flight(ended.end.num_in_flight))
+        leases.lower_limit(connection, attempt.shard_id, fewer_in_flight(ended.end.num_in_flight))
     _log(connection, grip, attempt, "retry", f"{kind}: {answer}")
-
-
-def _lower_limit(connection: sa.Connection, shard_id: int, limit: int) -> None:
-    """This shard, and the others of its engine that are as long or longer, run with fewer in flight from now on."""
-    own = sa.select(cells.c.campaign_id, cells.c.engine_key, cells.c.length_tokens)
-    row = connection.execute(own.join(shards, shards.c.cell_id == cells.c.id).where(shards.c.id == shard_id)).one()
-    alike = sa.select(cells.c.id).where(
-        cells.c.campaign_id == row.campaign_id,
-        cells.c.engine_key == row.engine_key,
-        cells.c.length_tokens >= row.length_tokens,
-    )
-    above = sa.or_(shards.c.max_in_flight.is_(None), shards.c.max_in_flight > limit)
-    connection.execute(sa.update(shards).where(shards.c.cell_id.in_(alike), above).values(max_in_flight=limit))
 
 
 def _unexplained(connection: sa.Connection, grip: Grip, attempt: OpenAttempt, decision: Decision) -> None:
@@ -152,17 +141,22 @@ def _suspect(
     failure: Failure,
     policy: RetryPolicy,
 ) -> None:
-    """Count an engine's death for each sample that was in flight; quarantine one that did it alone, repeatedly."""
-    query = sa.select(suspects.c.sample_index, suspects.c.num_deaths).where(
+    """Count an engine's death for each sample that was in flight; quarantine one that did it alone, repeatedly.
+
+    What its engines told of a sample stands when its worker dies later without a word.
+    """
+    query = sa.select(suspects.c.sample_index, suspects.c.num_deaths, suspects.c.kind).where(
         suspects.c.cell_id == attempt.cell_id, suspects.c.sample_index.in_([f.index for f in in_flight])
     )
-    before = {index: deaths for index, deaths in connection.execute(query)}
+    before = {row.sample_index: row for row in connection.execute(query)}
     for flying in in_flight:
-        deaths = before.get(flying.index, 0) + 1
+        known = before.get(flying.index)
+        deaths = 1 + (known.num_deaths if known else 0)
+        told = replace(failure, kind=known.kind) if known and failure.message == WORKER_DIED else failure
         if is_culprit(deaths, alone=num_in_flight <= 1, policy=policy):
-            _quarantine(connection, grip, attempt, flying, failure, deaths)
+            _quarantine(connection, grip, attempt, flying, told, deaths)
         else:
-            _write_suspect(connection, attempt, flying.index, deaths, failure.kind, is_new=flying.index not in before)
+            _write_suspect(connection, attempt, flying.index, deaths, told.kind, is_new=known is None)
 
 
 def _write_suspect(
@@ -216,7 +210,7 @@ def reproduction(connection: sa.Connection, grip: Grip, cell_id: int, index: int
 
 
 def _as_crash(failure: Failure) -> Failure:
-    return Failure(kind=FailureKind.ENGINE_CRASH, message="the worker's process died", where=failure.where)
+    return Failure(kind=FailureKind.ENGINE_CRASH, message=WORKER_DIED, where=failure.where)
 
 
 def _charged(connection: sa.Connection, shard_id: int) -> int:
@@ -293,8 +287,3 @@ def _insert_failure(connection: sa.Connection, grip: Grip, failure: Failure, pla
 def _log(connection: sa.Connection, grip: Grip, attempt: OpenAttempt, kind: str, message: str) -> None:
     place = {"shard_id": attempt.shard_id, "attempt_id": attempt.id, "worker_id": attempt.worker_id}
     events.append(connection, grip.campaign_id, grip.now, [Event(kind=kind, message=message, **place)])
-
-
-def worker_attempts(connection: sa.Connection, worker_ids: Collection[int]) -> list[OpenAttempt]:
-    """Open attempts of the workers."""
-    return [a for w in worker_ids for a in leases.open_attempts_of_worker(connection, w).values()]

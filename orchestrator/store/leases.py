@@ -12,7 +12,7 @@ from orchestrator.domain.states import CampaignState, Ending, ShardState
 from orchestrator.store import events
 from orchestrator.store.campaigns import Grip
 from orchestrator.store.events import Event
-from orchestrator.store.schema import attempts, outcomes, shards, suspects
+from orchestrator.store.schema import attempts, cells, outcomes, shards, suspects
 from workers.failures import FailureKind
 
 
@@ -251,3 +251,16 @@ def put_back(
             .where(shards.c.id.in_(shard_ids), shards.c.state == ShardState.LEASED)
             .values(state=ShardState.READY, **(changes or {}))
         )
+
+
+def lower_limit(connection: sa.Connection, shard_id: int, limit: int) -> None:
+    """This shard, and the others of its engine that are as long or longer, run with fewer in flight from now on."""
+    own = sa.select(cells.c.campaign_id, cells.c.engine_key, cells.c.length_tokens)
+    row = connection.execute(own.join(shards, shards.c.cell_id == cells.c.id).where(shards.c.id == shard_id)).one()
+    alike = sa.select(cells.c.id).where(
+        cells.c.campaign_id == row.campaign_id,
+        cells.c.engine_key == row.engine_key,
+        cells.c.length_tokens >= row.length_tokens,
+    )
+    above = sa.or_(shards.c.max_in_flight.is_(None), shards.c.max_in_flight > limit)
+    connection.execute(sa.update(shards).where(shards.c.cell_id.in_(alike), above).values(max_in_flight=limit))

@@ -236,6 +236,20 @@ def test_losing_a_worker_charges_nobody_and_a_silent_killer_is_found_alone(store
     assert desk.claim()[0].indices == (1,)
 
 
+def test_what_engines_told_of_a_culprit_stands_when_its_worker_dies_silently(store: Store) -> None:
+    desk = Desk(store, num_cells=1, num_samples=1)
+    hang = Failure(kind=FailureKind.TIMEOUT, message="no token", where="engine")
+    for _ in range(2):
+        made = desk.claim()[0]
+        desk.end(AttemptEnd(attempt_id=made.attempt_id, failure=hang, in_flight=(InFlight(index=0),), num_in_flight=1))
+    assert desk.claim(lease_seconds=-1.0)[0].isolated == (0,)
+    desk.reap()
+    (row,) = views.iter_outcomes(store)
+    assert row.failure_kind is FailureKind.TIMEOUT
+    (told,) = [f for f in views.failure_rows(store) if f.answer == "quarantine"]
+    assert "the worker's process died" in told.message
+
+
 def test_a_shard_of_a_lost_worker_comes_first_until_it_has_cost_several(store: Store) -> None:
     desk = Desk(store, num_cells=1, num_samples=15)
     lost = desk.claim(lease_seconds=-1.0)[0]
