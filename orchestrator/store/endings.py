@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -143,7 +143,8 @@ def _suspect(
 ) -> None:
     """Count an engine's death for each sample that was in flight; quarantine one that did it alone, repeatedly.
 
-    What its engines told of a sample stands when its worker dies later without a word.
+    A worker that dies without a word does not count against a sample of which engines have told: that was somebody
+    else, or an engine will tell again. Unless it goes on and on.
     """
     query = sa.select(suspects.c.sample_index, suspects.c.num_deaths, suspects.c.kind).where(
         suspects.c.cell_id == attempt.cell_id, suspects.c.sample_index.in_([f.index for f in in_flight])
@@ -152,11 +153,19 @@ def _suspect(
     for flying in in_flight:
         known = before.get(flying.index)
         deaths = 1 + (known.num_deaths if known else 0)
-        told = replace(failure, kind=known.kind) if known and failure.message == WORKER_DIED else failure
+        silent = failure.message == WORKER_DIED
+        if silent and known and known.kind is not FailureKind.WORKER_LOST and not _goes_on(connection, attempt, policy):
+            continue
         if is_culprit(deaths, alone=num_in_flight <= 1, policy=policy):
-            _quarantine(connection, grip, attempt, flying, told, deaths)
+            _quarantine(connection, grip, attempt, flying, failure, deaths)
         else:
-            _write_suspect(connection, attempt, flying.index, deaths, told.kind, is_new=known is None)
+            kind = FailureKind.WORKER_LOST if silent else failure.kind
+            _write_suspect(connection, attempt, flying.index, deaths, kind, is_new=known is None)
+
+
+def _goes_on(connection: sa.Connection, attempt: OpenAttempt, policy: RetryPolicy) -> bool:
+    losses = connection.scalar(sa.select(shards.c.num_losses).where(shards.c.id == attempt.shard_id)) or 0
+    return int(losses) >= 4 * policy.max_losses_without_progress
 
 
 def _write_suspect(

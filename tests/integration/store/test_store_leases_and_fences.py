@@ -236,18 +236,37 @@ def test_losing_a_worker_charges_nobody_and_a_silent_killer_is_found_alone(store
     assert desk.claim()[0].indices == (1,)
 
 
-def test_what_engines_told_of_a_culprit_stands_when_its_worker_dies_silently(store: Store) -> None:
+def test_a_silent_death_does_not_count_where_engines_have_told(store: Store) -> None:
     desk = Desk(store, num_cells=1, num_samples=1)
     hang = Failure(kind=FailureKind.TIMEOUT, message="no token", where="engine")
-    for _ in range(2):
+    flying = (InFlight(index=0, sample_key="k0", prompt_hash="p0"),)
+
+    def hangs() -> None:
         made = desk.claim()[0]
-        desk.end(AttemptEnd(attempt_id=made.attempt_id, failure=hang, in_flight=(InFlight(index=0),), num_in_flight=1))
-    assert desk.claim(lease_seconds=-1.0)[0].isolated == (0,)
-    desk.reap()
+        desk.end(AttemptEnd(attempt_id=made.attempt_id, failure=hang, in_flight=flying, num_in_flight=1))
+
+    hangs()
+    hangs()
+    for _ in range(3):
+        assert desk.claim(lease_seconds=-1.0)[0].isolated == (0,)
+        desk.reap()
+    assert list(views.iter_outcomes(store)) == []
+    hangs()
     (row,) = views.iter_outcomes(store)
-    assert row.failure_kind is FailureKind.TIMEOUT
-    (told,) = [f for f in views.failure_rows(store) if f.answer == "quarantine"]
-    assert "the worker's process died" in told.message
+    assert (row.failure_kind, row.sample_key, row.prompt_hash) == (FailureKind.TIMEOUT, "k0", "p0")
+
+
+def test_silent_deaths_that_go_on_count_in_the_end(store: Store) -> None:
+    desk = Desk(store, num_cells=1, num_samples=1)
+    crash = Failure(kind=FailureKind.ENGINE_CRASH, message="boom", where="engine")
+    made = desk.claim()[0]
+    desk.end(AttemptEnd(attempt_id=made.attempt_id, failure=crash, in_flight=(InFlight(index=0),), num_in_flight=1))
+    for _ in range(40):
+        if not desk.claim(lease_seconds=-1.0):
+            break
+        desk.reap()
+    (row,) = views.iter_outcomes(store)
+    assert row.failure_kind is FailureKind.ENGINE_CRASH
 
 
 def test_a_shard_of_a_lost_worker_comes_first_until_it_has_cost_several(store: Store) -> None:
