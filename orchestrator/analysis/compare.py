@@ -56,8 +56,8 @@ def compare_campaigns(first: CampaignFrames, second: CampaignFrames, *, margin: 
     )
 
 
-_MARK = "\x00"
-"""Keeps the second campaign's points apart while both share one matrix."""
+_MARK = "\x1e"
+"""Keeps the second campaign's points apart while both share one matrix. Not NUL: pandas 2.2 ends a key there."""
 
 
 def _joined(first: CampaignFrames, second: CampaignFrames) -> CampaignFrames:
