@@ -6,7 +6,6 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.errors import UserError
 from orchestrator.paths import data_folder
@@ -53,19 +52,15 @@ def _with_driver(url: str) -> str:
 
 def mask_password(url: str) -> str:
     """The URL with its password replaced by `***`, for outputs and logs."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-    except ValueError:
-        return "(unreadable URL)"
-    host = parts.netloc.rsplit("@", 1)[1]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_OF_URL.sub(r"\1:***@", url))
 
 
-_PASSWORD_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]*@", re.IGNORECASE)
+# Greedy up to the last @: people forget to escape an @ or a / in a password, and SQLAlchemy takes it as it is.
+_PASSWORD_OF_URL = re.compile(r"^([^:]*://[^:/@]*):.*@", re.DOTALL)
+_PASSWORD_IN_TEXT = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):\S*@", re.IGNORECASE)
+_PASSWORD_IN_QUERY = re.compile(r"([?&](?:ssl)?password=)[^&\s]*", re.IGNORECASE)
 
 
 def mask_passwords(text: str) -> str:
     """`text` with the password of every URL in it replaced by `***`."""
-    return _PASSWORD_IN_URL.sub(r"\1:***@", text)
+    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_IN_TEXT.sub(r"\1:***@", text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 import typer
 
@@ -37,11 +38,11 @@ def call(app: typer.Typer) -> int:
 
 
 def _complain(error: Exception) -> int:
-    if os.environ.get("FRONTIER_DEBUG") == "1":
-        raise error
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()  # type: ignore[attr-defined]
         return EXIT_BAD_INPUT
+    if os.environ.get("FRONTIER_DEBUG") == "1":
+        print(mask_passwords("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if isinstance(error, UserError):
         return _line(f"error: {error}", EXIT_BAD_INPUT)
     if isinstance(error, UsageError):

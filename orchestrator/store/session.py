@@ -10,6 +10,7 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine
 
+from orchestrator.address import mask_password, mask_passwords
 from orchestrator.errors import StoreError
 from orchestrator.store import migrate
 from orchestrator.store.dialect import make_engine, sqlite_path
@@ -67,7 +68,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
         _make_folder(path)
     writer = make_engine(parsed)
     reader = make_engine(parsed, read_only=True) if path is not None else writer.execution_options(**_SNAPSHOT)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = mask_password(parsed.render_as_string(hide_password=False))
     try:
         with _translated(shown):
             if not migrate.is_current(reader):
@@ -82,13 +83,16 @@ _SNAPSHOT = {"isolation_level": "REPEATABLE READ"}
 
 
 def _parse(url: str) -> URL:
+    shown = f"store URL {mask_password(url)!r}"
     try:
         parsed = sa.make_url(url)
         parsed.get_dialect()
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
-        raise StoreError(f"store URL {url!r} cannot be read: {_first_line(error)}") from None
+        raise StoreError(f"{shown} cannot be read: {mask_passwords(_first_line(error))}") from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreError(f"store URL {url!r}: only sqlite and postgresql are supported")
+        raise StoreError(f"{shown}: only sqlite and postgresql are supported")
+    if "@" in (parsed.host or ""):
+        raise StoreError(f"{shown}: write an @ in the password or the user's name as %40")
     return parsed
 
 

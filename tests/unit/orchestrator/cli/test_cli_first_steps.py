@@ -13,7 +13,7 @@ from sparsekernels.parameters import METHODS
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli.main import build_app
-from orchestrator.cli.options import mask_passwords
+from orchestrator.cli.options import mask_password, mask_passwords
 from orchestrator.cli.output import note
 from orchestrator.errors import UserError
 from orchestrator.store.campaigns import NewCampaign, create_campaign
@@ -90,6 +90,7 @@ def test_a_mistyped_method_is_answered_with_the_closest() -> None:
         (("valdate", "x"), "No such command 'valdate'. Did you mean 'validate'"),
         (("validate", "x", "--jsn"), "No such option: --jsn"),
         (("watch", "--store", "mysql://me:hush@host/db"), "mysql://me:***@host/db"),
+        (("watch", "--store", "postgresql://me:hu@sh@host/db"), "me:***@host/db': write an @ in the password"),
         (("watch", "--store", "/nowhere/store.sqlite"), "store /nowhere/store.sqlite: there is no such file"),
     ],
 )
@@ -103,8 +104,34 @@ def test_bad_input_is_one_line_without_a_traceback(arguments: tuple[str, ...], t
 
 def test_debug_shows_the_traceback() -> None:
     done = process("--debug", "validate", "/nowhere/campaign.yaml")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: /nowhere/campaign.yaml")
+
+
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hush@127.0.0.1:notaport/db",
+        "postgresql://me:p@hush@127.0.0.1:1/db",
+        "postgresql://me:p/hush@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=me&password=hush",
+        "mysql://host/db?password=hush",
+    ],
+)
+def test_no_form_of_a_password_is_shown(url: str, debug: tuple[str, ...]) -> None:
+    done = process(*debug, "status", "--store", url)
+    assert done.returncode == 2
+    assert "***" in done.stderr
+    assert "hush" not in done.stderr + done.stdout
+    assert ("Traceback" in done.stderr) == bool(debug)
+
+
+def test_a_url_without_a_password_is_shown_as_it_is() -> None:
+    for url in ("postgresql://me@head:5432/frontier?sslmode=require", "sqlite:////data/frontier.sqlite"):
+        assert mask_password(url) == url
+        assert mask_passwords(f"store {url}: refused") == f"store {url}: refused"
 
 
 def test_passwords_are_masked_wherever_they_stand() -> None:
