@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.help import FrontierSubgroup
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _ADAPT = typer.Typer(help="Train what a method needs: SparseK's scorers.", no_ar
 
 def register(app: typer.Typer) -> None:
     """Adds the group `adapt`."""
-    app.add_typer(_ADAPT, name="adapt")
+    app.add_typer(_ADAPT, name="adapt", cls=FrontierSubgroup)
 
 
 @_ADAPT.command("sparsek", epilog="Example: frontier adapt sparsek --model MODEL --out adapter")

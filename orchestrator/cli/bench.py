@@ -44,6 +44,9 @@ def bench(
     name: str = typer.Argument(..., metavar="NAME", help=", ".join(BENCHMARKS)),
 ) -> None:
     """Run a benchmark; further arguments go to it (`frontier bench NAME --help`)."""
+    if name == "--help":  # taken as the name, since a benchmark's own --help must reach it
+        typer.echo(context.get_help())
+        return
     if name not in BENCHMARKS:
         lines = ", ".join(BENCHMARKS)
         raise UserError(f"unknown benchmark {name!r}; known: {lines}")

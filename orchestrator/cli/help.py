@@ -56,6 +56,7 @@ class FrontierSubgroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         lines = [f"Usage: {ctx.command_path} COMMAND …", "", self.help or "", ""]
         lines += [f"  {name:9} {short_help(command)}" for name, command in self.commands.items() if not command.hidden]
+        lines += ["", f"Example: {example(next(iter(self.commands.values())))}"]
         formatter.write("\n".join(line.rstrip() for line in lines) + "\n")
 
 

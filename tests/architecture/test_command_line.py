@@ -25,13 +25,15 @@ def words(path: tuple[str, ...]) -> str:
     return " ".join(path) or "frontier"
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
 @pytest.mark.parametrize("path", [(), *GROUPS, *COMMANDS], ids=words)
-def test_help_fits_a_screen(path: tuple[str, ...]) -> None:
-    shown = CliRunner().invoke(APP, [*path, "-h"], env={"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH)})
+def test_help_fits_a_screen_and_has_an_example(path: tuple[str, ...], option: str) -> None:
+    shown = CliRunner().invoke(APP, [*path, option], env={"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH)})
     lines = shown.output.rstrip().splitlines()
     assert shown.exit_code == 0
     assert len(lines) <= HEIGHT, f"{len(lines)} lines"
     assert max(map(len, lines)) <= WIDTH
+    assert "Example: frontier " in shown.output or not path
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=words)
