@@ -93,6 +93,15 @@ def is_culprit(num_deaths: int, *, alone: bool, policy: RetryPolicy) -> bool:
     return alone and num_deaths >= policy.max_deaths
 
 
+def silence_counts(was_told: bool, num_losses: int, policy: RetryPolicy) -> bool:
+    """Whether a worker's death without a word counts against the sample that was alone in its engine.
+
+    Not where engines have told of the sample (`was_told`): such a death was somebody else's, or an engine will tell
+    again. Unless the shard's losses go on and on.
+    """
+    return not was_told or num_losses >= 4 * policy.max_losses_without_progress
+
+
 def may_start_again(kind: FailureKind, failures_in_a_row: int, policy: RetryPolicy) -> bool:
     """Whether an engine that could not start deserves another try."""
     return kind is not FailureKind.BAD_SPEC and failures_in_a_row < policy.max_start_failures

@@ -16,6 +16,7 @@ from orchestrator.domain.retry import (
     decide_unexplained,
     fewer_in_flight,
     is_culprit,
+    silence_counts,
 )
 from orchestrator.domain.states import Ending, ShardState
 from orchestrator.store import events, leases, outcomes
@@ -26,8 +27,6 @@ from orchestrator.store.schema import campaigns, cells, failures, shards, suspec
 from workers.exchange import AttemptEnd, InFlight
 from workers.failures import Failure, FailureKind
 from workers.protocol import SampleOutcome
-
-WORKER_DIED = "the worker's process died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def lose_attempts(
         flew = kind is FailureKind.WORKER_LOST and attempt.id in flying
         if flew and attempt.num_ordered == 1 and attempt.isolated:
             alone = (InFlight(index=attempt.isolated[0]),)
-            _suspect(connection, grip, attempt, alone, 1, _as_crash(failure), policy)
+            _suspect(connection, grip, attempt, alone, 1, _as_crash(failure), policy, silent=True)
         decision = decide(kind, num_in_flight=0)
         _log_failure(connection, grip, _Ended(attempt, AttemptEnd(attempt_id=attempt.id, failure=failure), decision))
         leases.close(connection, grip, [attempt.id], Ending.EXPIRED, kind)
@@ -140,11 +139,12 @@ def _suspect(
     num_in_flight: int,
     failure: Failure,
     policy: RetryPolicy,
+    *,
+    silent: bool = False,
 ) -> None:
     """Count an engine's death for each sample that was in flight; quarantine one that did it alone, repeatedly.
 
-    A worker that dies without a word does not count against a sample of which engines have told: that was somebody
-    else, or an engine will tell again. Unless it goes on and on.
+    `silent`: nobody told, the worker is gone. A suspect that only silent deaths speak against is kept as worker_lost.
     """
     query = sa.select(suspects.c.sample_index, suspects.c.num_deaths, suspects.c.kind).where(
         suspects.c.cell_id == attempt.cell_id, suspects.c.sample_index.in_([f.index for f in in_flight])
@@ -153,8 +153,8 @@ def _suspect(
     for flying in in_flight:
         known = before.get(flying.index)
         deaths = 1 + (known.num_deaths if known else 0)
-        silent = failure.message == WORKER_DIED
-        if silent and known and known.kind is not FailureKind.WORKER_LOST and not _goes_on(connection, attempt, policy):
+        was_told = known is not None and known.kind is not FailureKind.WORKER_LOST
+        if silent and not silence_counts(was_told, _losses(connection, attempt.shard_id), policy):
             continue
         if is_culprit(deaths, alone=num_in_flight <= 1, policy=policy):
             _quarantine(connection, grip, attempt, flying, failure, deaths)
@@ -163,9 +163,8 @@ def _suspect(
             _write_suspect(connection, attempt, flying.index, deaths, kind, is_new=known is None)
 
 
-def _goes_on(connection: sa.Connection, attempt: OpenAttempt, policy: RetryPolicy) -> bool:
-    losses = connection.scalar(sa.select(shards.c.num_losses).where(shards.c.id == attempt.shard_id)) or 0
-    return int(losses) >= 4 * policy.max_losses_without_progress
+def _losses(connection: sa.Connection, shard_id: int) -> int:
+    return int(connection.scalar(sa.select(shards.c.num_losses).where(shards.c.id == shard_id)) or 0)
 
 
 def _write_suspect(
@@ -219,7 +218,7 @@ def reproduction(connection: sa.Connection, grip: Grip, cell_id: int, index: int
 
 
 def _as_crash(failure: Failure) -> Failure:
-    return Failure(kind=FailureKind.ENGINE_CRASH, message=WORKER_DIED, where=failure.where)
+    return Failure(kind=FailureKind.ENGINE_CRASH, message="the worker's process died", where=failure.where)
 
 
 def _charged(connection: sa.Connection, shard_id: int) -> int:

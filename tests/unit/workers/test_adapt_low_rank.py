@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 from sparsekernels.sparsek.adapter import fingerprint_model  # noqa: E402
 from sparsekernels.sparsek.controls import split_slots  # noqa: E402
 
+from tests.support.words import WordTokenizer, write_documents  # noqa: E402
 from workers.adapt.attend import Dense, attention  # noqa: E402
 from workers.adapt.evaluate import HeldOut, window_losses  # noqa: E402
 from workers.adapt.low_rank import LowRankRecipe, fine_tune  # noqa: E402
@@ -22,16 +23,6 @@ from workers.adapt.pipeline import MODEL_FOLDER, Plan, Progress, adapt  # noqa: 
 from workers.adapt.train import Recipe  # noqa: E402
 
 BUDGET = split_slots(24, sinks=2)
-
-
-class WordTokenizer:
-    """A token a word; enough for the pipeline."""
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [sum(word.encode()) % 97 for word in text.split()]}
-
-    def save_pretrained(self, folder: Path) -> None:
-        (folder / "words.txt").write_text("a token a word")
 
 
 @pytest.fixture
@@ -65,9 +56,7 @@ def test_training_lowers_the_loss_and_unloading_gives_the_model_back(folder: Pat
 
 
 def test_the_pipeline_adds_both_rows_and_a_model_that_fits_the_adapter(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").mkdir()
-    for number in range(30):
-        (tmp_path / "text" / f"{number}.txt").write_text(" ".join(f"w{number * word % 23}" for word in range(300)))
+    write_documents(tmp_path / "text")
     plan = Plan(
         data=str(tmp_path / "text"), out=tmp_path / "out", recipe=Recipe(budget=BUDGET, steps=1), length=64,
         num_train=6, num_held_out=2, low_rank=LowRankRecipe(rank=4, steps=6, batch=2, learning_rate=2e-2),

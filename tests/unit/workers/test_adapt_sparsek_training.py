@@ -17,6 +17,7 @@ from sparsekernels.sparsek.controls import split_slots  # noqa: E402
 from sparsekernels.sparsek.definition import Gating  # noqa: E402
 from sparsekernels.sparsek.scorer import Source, features  # noqa: E402
 
+from tests.support.words import WordTokenizer, write_documents  # noqa: E402
 from workers.adapt import text  # noqa: E402
 from workers.adapt.attend import Adapted, Dense, Scored, attention  # noqa: E402
 from workers.adapt.evaluate import window_losses  # noqa: E402
@@ -125,20 +126,6 @@ def test_chosen_slopes_capture_at_least_as_much_as_any_single_one(model: Any, wi
     assert bool((captured.mass <= 64 - BUDGET.slots + 1e-3).all())
     assert bool((chosen.slope > 0).all())
     assert chosen.facts["slope_windows"] == 2
-
-
-class WordTokenizer:
-    """A token a word; enough for the pipeline."""
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [sum(word.encode()) % 97 for word in text.split()]}
-
-
-def write_documents(folder: Path) -> None:
-    folder.mkdir()
-    for number in range(30):
-        words = " ".join(f"w{number * word % 23}" for word in range(300))
-        (folder / f"{number}.txt").write_text(words)
 
 
 def test_pipeline_leaves_adapter_table_and_continues(model: Any, tmp_path: Path) -> None:

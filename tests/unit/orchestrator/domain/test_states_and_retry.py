@@ -15,6 +15,7 @@ from orchestrator.domain.retry import (
     fewer_in_flight,
     is_culprit,
     may_start_again,
+    silence_counts,
 )
 from orchestrator.domain.states import (
     TRANSITIONS,
@@ -106,3 +107,10 @@ def test_a_bad_spec_is_never_started_again() -> None:
     assert not may_start_again(FailureKind.BAD_SPEC, 1, POLICY)
     assert may_start_again(FailureKind.ENGINE_CRASH, 2, POLICY)
     assert not may_start_again(FailureKind.ENGINE_CRASH, 3, POLICY)
+
+
+def test_a_silent_death_counts_where_nobody_has_told_or_when_it_goes_on() -> None:
+    policy = RetryPolicy(max_losses_without_progress=3)
+    assert silence_counts(False, 0, policy)
+    assert not silence_counts(True, 11, policy)
+    assert silence_counts(True, 12, policy)
