@@ -26,6 +26,24 @@ class KeptSlots:
     """int32 [B]: tokens at and after this position were generated, and are all read."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptAddresses:
+    """The same, without copying the requests' lists into one table: where each row's own lists lie on the device.
+
+    For launches in a CUDA graph, whose rows change hands between replays. The lists must live as long as a row names
+    them; rows that are not SnapKV's name none (zero) and have prompt length zero.
+    """
+
+    slots: Tensor
+    """int64 [B]: addresses of int32 [Hkv, widths]."""
+    counts: Tensor
+    """int64 [B]: addresses of int32 [Hkv]."""
+    widths: Tensor
+    """int64 [B]."""
+    prompt_lengths: Tensor
+    """int32 [B]."""
+
+
 def kept_slots(kept: list[KeptTokens], block_table: Tensor, cache_page: int, width: int) -> KeptSlots:
     """Kept token positions of B requests to cache slots, block_table int32 [B, max_pages], in tables `width` wide."""
     rows = []

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsekernels.attend.triton_decode import Scratch, decode_lists
-from sparsekernels.decode import KeptSlots, with_generated
+from sparsekernels.decode import KeptAddresses, KeptSlots, with_generated
 from sparsekernels.executors import Executor
 from sparsekernels.index.quest import select, update_summaries
 from sparsekernels.kvcache import KeyValues
@@ -32,9 +32,13 @@ def attend_pages(
     executor: Executor,
     scale: float | None = None,
     out: Tensor | None = None,
+    skip_empty: bool = False,
     scratch: Scratch | None = None,
 ) -> Tensor:
-    """See `sparsekernels.decode.attend_pages`; `executor` is FLASH or TRITON."""
+    """See `sparsekernels.decode.attend_pages`; `executor` is FLASH or TRITON.
+
+    With `skip_empty` (TRITON alone) rows that read nothing keep what `out` holds.
+    """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     most = lists.pages.shape[2] * lists.page_size
@@ -46,7 +50,7 @@ def attend_pages(
         return out
     return decode_lists(
         q, kv.keys, kv.values, lists.pages, lists.lengths, page_size=lists.page_size, max_tokens=most, scale=scale,
-        out=out, scratch=scratch,
+        out=out, skip_empty=skip_empty, scratch=scratch,
     )  # fmt: skip
 
 
@@ -80,4 +84,28 @@ def attend_kept(
     )  # fmt: skip
 
 
-__all__ = ["attend_kept", "attend_pages", "page_units", "select", "update_summaries"]
+def attend_kept_at(
+    q: Tensor,
+    kv: KeyValues,
+    kept: KeptAddresses,
+    seq_lens: Tensor,
+    *,
+    max_tokens: int,
+    scale: float | None = None,
+    out: Tensor,
+    skip_empty: bool = False,
+    scratch: Scratch | None = None,
+) -> Tensor:
+    """`attend_kept` over lists named by address; rows that name none read nothing. One launch, capturable in a graph.
+
+    seq_lens int32 [B], zero for such rows; `max_tokens`, a bound known on the host, sets the number of splits only.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return decode_lists(
+        q, kv.keys, kv.values, kept.slots, kept.counts, page_size=1, max_tokens=max_tokens, scale=scale, out=out,
+        generated=(kv.block_table, seq_lens, kept.prompt_lengths), widths=kept.widths, skip_empty=skip_empty,
+        scratch=scratch,
+    )  # fmt: skip
+
+
+__all__ = ["attend_kept", "attend_kept_at", "attend_pages", "page_units", "select", "update_summaries"]

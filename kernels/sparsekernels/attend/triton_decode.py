@@ -47,16 +47,22 @@ def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torc
 
 @triton.jit
 def _decode_lists(
-    q, k, v, out, table, counts, block_table, seq_lens, prompt_lens, partial, norms, arrivals,
+    q, k, v, out, table, counts, widths, block_table, seq_lens, prompt_lens, partial, norms, arrivals,
     stride_qb, stride_qh, stride_ob, stride_oh, stride_kp, stride_kt, stride_kh, stride_bt,
     width, num_splits, scale_log2,
     D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
     PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLITS: tl.constexpr, ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr,
 ):  # fmt: skip
     split, row = tl.program_id(0), tl.program_id(1)
     batch, list_head = row // LIST_HEADS, row % LIST_HEADS
-    listed = tl.load(counts + row)
+    if ADDRESSES:
+        there_is = tl.load(table + batch) != 0
+        line = tl.load(table + batch).to(tl.pointer_type(tl.int32)) + list_head * tl.load(widths + batch)
+        listed = tl.load(tl.load(counts + batch).to(tl.pointer_type(tl.int32)) + list_head, mask=there_is, other=0)
+    else:
+        line = table + row.to(tl.int64) * width
+        listed = tl.load(counts + row)
     total = listed
     prompt = 0
     if TAIL:
@@ -79,7 +85,7 @@ def _decode_lists(
     for n in range(begin, tl.minimum(begin + tiles * BLOCK, total), BLOCK):
         t = n + tl.arange(0, BLOCK)
         there = t < total
-        entry = tl.load(table + row.to(tl.int64) * width + t // PAGE, mask=t < listed, other=0)
+        entry = tl.load(line + t // PAGE, mask=t < listed, other=0)
         page, inside = entry // RATIO, (entry % RATIO) * PAGE + t % PAGE
         if TAIL:
             late = prompt + t - listed
@@ -102,7 +108,7 @@ def _decode_lists(
     used = tl.maximum(tl.cdiv(total, tl.maximum(tiles, 1) * BLOCK), 1)
     target = out + batch.to(tl.int64) * stride_ob + q_head[:, None] * stride_oh + d[None, :]
     if used == 1:
-        if split == 0:
+        if (split == 0) & ((total > 0) | (not SKIP_EMPTY)):
             result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
             tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
     elif split < used:
@@ -146,28 +152,32 @@ def decode_lists(
     scale: float,
     out: Tensor,
     generated: tuple[Tensor, Tensor, Tensor] | None = None,
+    widths: Tensor | None = None,
+    skip_empty: bool = False,
     scratch: Scratch | None = None,
 ) -> Tensor:
     """q [B, Hq, D] over lists of physical sub-pages int32 [B, H, W], counts int32 [B, H] in tokens, into out.
 
     keys and values are cache views [pages, page, Hkv, D] of equal strides. H is Hkv or Hq. `max_tokens`, a bound known
     on the host, sets the number of splits. `generated` = (block_table, seq_lens, prompt_lens) appends the positions
-    prompt_lens … seq_lens − 1 to every list.
+    prompt_lens … seq_lens − 1 to every list. With `widths` int64 [B], table and counts are int64 [B] instead: the
+    device addresses of each row's own lists int32 [Hkv, widths] and counts int32 [Hkv], zero where a row has none. Rows
+    that read nothing become zero, or stay as they are with `skip_empty`.
     """
     batch, heads, d = q.shape
-    list_heads = table.shape[1]
+    list_heads = keys.shape[2] if widths is not None else table.shape[1]
     group, rows = heads // list_heads, batch * list_heads
     if scratch is None:
         scratch = new_scratch(rows, num_splits(rows, max_tokens), group, d, q.device)
     block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
     _decode_lists[(scratch.norms.shape[1], rows)](
-        q, keys, values, out, table, counts, block_table, seq_lens, prompt_lens,
+        q, keys, values, out, table, counts, counts if widths is None else widths, block_table, seq_lens, prompt_lens,
         scratch.partial, scratch.norms, scratch.arrivals,
         q.stride(0), q.stride(1), out.stride(0), out.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
-        block_table.stride(0), table.shape[2], scratch.norms.shape[1], scale * LOG2E,
+        block_table.stride(0), table.shape[-1], scratch.norms.shape[1], scale * LOG2E,
         D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
-        TAIL=generated is not None, BLOCK=TILE,
-        SPLITS=triton.next_power_of_2(scratch.norms.shape[1]), num_warps=WARPS, num_stages=STAGES,
+        TAIL=generated is not None, BLOCK=TILE, SPLITS=triton.next_power_of_2(scratch.norms.shape[1]),
+        ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return out

@@ -113,6 +113,43 @@ def check_kept(
     assert torch.equal(run[0], run[1]), "two runs differ"
 
 
+def check_kept_at(*, lengths: list[int], generated: int, heads: Heads, device: str, dtype: torch.dtype) -> None:
+    """Kept tokens named by address equal those of a table, and rows that name none stay as they are."""
+    kv, seq_lens = random_cache(lengths, heads, 16, device, dtype, seed=4)
+    g = torch.Generator().manual_seed(5)
+    q = torch.randn(len(lengths), heads[0], heads[2], generator=g).to(device, dtype)
+    slots, counts, kept = [], [], []
+    for row, length in enumerate(lengths):
+        method = SnapKV(token_capacity=10 + 7 * row, sink_size=2, local_size=4)
+        tokens = snapkv.keep(torch.rand(heads[1], length - generated, generator=g).to(device), method)
+        kept.append(tokens)
+        one = decode.kept_slots([tokens], kv.block_table[row : row + 1], 16, 10 + 7 * row)
+        slots.append(one.slots[0].contiguous())
+        counts.append(one.counts[0].contiguous())
+    table = decode.kept_slots(kept, kv.block_table, 16, max(s.shape[1] for s in slots))
+    expected = decode.attend_kept(q, kv, table, seq_lens, max_generated=generated, executor="triton")
+    inactive = 1 if len(lengths) > 1 else -1
+    named = [
+        [0 if row == inactive else number for row, number in enumerate(numbers)]
+        for numbers in (
+            [s.data_ptr() for s in slots],
+            [c.data_ptr() for c in counts],
+            [s.shape[1] for s in slots],
+            table.prompt_lengths.tolist(),
+            lengths,
+        )
+    ]
+    at = [torch.tensor(numbers, dtype=torch.int64, device=device) for numbers in named]
+    out = torch.full_like(q, 7.0)
+    addresses = decode.KeptAddresses(at[0], at[1], at[2], at[3].int())
+    fused_decode.attend_kept_at(
+        q, kv, addresses, at[4].int(), max_tokens=table.slots.shape[2] + generated, out=out, skip_empty=True
+    )
+    for row in range(len(lengths)):
+        wanted = torch.full_like(q[row], 7.0) if row == inactive else expected[row]
+        assert torch.equal(out[row], wanted), f"row {row} differs"
+
+
 def _assert_decode(out: Tensor, q: Tensor, kv: KeyValues, slots: Tensor, counts: Tensor) -> None:
     group = q.shape[1] // kv.num_kv_heads
     per_list = q.shape[1] // slots.shape[1]

@@ -153,6 +153,12 @@ def test_kept_tokens_and_generated_ones(generated: int) -> None:
     )  # fmt: skip
 
 
+def test_kept_tokens_by_address() -> None:
+    parity.check_kept_at(
+        lengths=[45, 60, 33], generated=5, heads=(4, 2, 32), device="cpu", dtype=torch.float32,
+    )  # fmt: skip
+
+
 def test_a_cache_of_joined_keys_and_values() -> None:
     kv, _ = parity.random_cache([60, 33], (4, 2, 16), 16, "cpu", torch.float32)
     joined = torch.cat([kv.keys, kv.values], -1).transpose(1, 2).contiguous().transpose(1, 2)
