@@ -12,6 +12,9 @@ import os
 SWITCH = "FRONTIER_VLLM_PLUGIN"
 """Environment variable that an engine sets to 1 for itself and the processes that it starts."""
 
+DECODE_GRAPHS = "frontier_decode_graphs"
+"""Key of vLLM's `additional_config`; False leaves steps of sparse decode rows to piecewise CUDA graphs."""
+
 
 def register() -> None:
     """Put our attention backend in the platform's slot. Idempotent."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from workers.vllm_plugin.plan import Plan, Span
 from workers.vllm_plugin.session import Session
+
+if TYPE_CHECKING:
+    from workers.vllm_plugin.step_tables import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class SparseAttention:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
+        step = self.session.step if self.session is not None and self._full_attention() else None
+        if step is not None:
+            self._run_step(layer, query, key, value, kv_cache, attn_metadata, output, step)
+            return output
         plan = self._plan(attn_metadata)
         if plan is None or plan.is_stock:
             return super().forward(  # type: ignore[misc,no-any-return]
@@ -82,6 +89,13 @@ class SparseAttention:
         """Stock metadata of the given spans alone; `starts` are their cumulative row counts, int32 on the device."""
         raise NotImplementedError
 
+    def _step_metadata(self, metadata: Any, step: Step) -> Any:
+        """Stock metadata of a step's dense rows, at the fixed addresses of its tables."""
+        raise NotImplementedError
+
+    def _decode_step(self, call: LayerCall, step: Step) -> None:
+        raise NotImplementedError
+
     def _prefill(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
         raise NotImplementedError
 
@@ -97,6 +111,24 @@ class SparseAttention:
         if metadata is None or self.session is None or not self._full_attention():
             return None
         return self.session.plan()
+
+    def _run_step(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: Tensor,
+        metadata: Any,
+        out: Tensor,
+        step: Step,
+    ) -> None:
+        """All rows of a step of decode rows alone; the dense ones first, since they write zeros for the others."""
+        if step.shape.has_dense:
+            if step.dense_metadata is None:
+                step.dense_metadata = self._step_metadata(metadata, step)
+            super().forward(layer, query, key, value, cache, step.dense_metadata, out)  # type: ignore[misc]
+        self._decode_step(LayerCall(layer.layer_name, query, key, out, cache, metadata), step)
 
     def _dense(
         self,

@@ -14,7 +14,7 @@ from vllm import _custom_ops as ops
 from vllm import envs
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
 
-from workers.vllm_plugin.attention import LayerCall, SparseAttention
+from workers.vllm_plugin.attention import SparseAttention
 from workers.vllm_plugin.masked import masked_prefill
 from workers.vllm_plugin.methods import SparseMethods
 from workers.vllm_plugin.plan import Span
@@ -69,8 +69,8 @@ class SparseCPUAttention(SparseMethods, SparseAttention, CPUAttentionBackendImpl
         self._isa, self._cache_dtype = layer.isa, query.dtype
         return super().forward(layer, query, *args, **kwargs)  # type: ignore[no-any-return]
 
-    def _keys_values(self, call: LayerCall) -> tuple[Tensor, Tensor]:
-        return packed_views(call.cache, self.head_size, self._isa)
+    def _keys_values(self, cache: Tensor) -> tuple[Tensor, Tensor]:
+        return packed_views(cache, self.head_size, self._isa)
 
 
 def packed_views(cache: Tensor, head_size: int, isa: str) -> tuple[Tensor, Tensor]:

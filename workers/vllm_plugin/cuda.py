@@ -14,9 +14,10 @@ from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionMetadataBuilder,
 )
 
-from workers.vllm_plugin.attention import LayerCall, SparseAttention
+from workers.vllm_plugin.attention import SparseAttention
 from workers.vllm_plugin.methods import SparseMethods
 from workers.vllm_plugin.plan import Span
+from workers.vllm_plugin.step_tables import Step
 
 
 class SparseFlashBackend(FlashAttentionBackend):  # type: ignore[misc]
@@ -68,5 +69,18 @@ class SparseFlashAttention(SparseMethods, SparseAttention, FlashAttentionImpl): 
             max_num_splits=0,
         )
 
-    def _keys_values(self, call: LayerCall) -> tuple[Tensor, Tensor]:
-        return split_cache(call.cache, self.head_size)
+    def _step_metadata(self, metadata: Any, step: Step) -> Any:
+        rows = step.shape.rows
+        return replace(
+            metadata,
+            num_actual_tokens=rows,
+            max_query_len=1,
+            query_start_loc=torch.arange(rows + 1, dtype=torch.int32, device=metadata.seq_lens.device),
+            # Replays may be of longer sequences than the step that was captured.
+            max_seq_len=step.max_model_len,
+            seq_lens=step.tables.dense_lengths(rows),
+            scheduler_metadata=None,
+        )
+
+    def _keys_values(self, cache: Tensor) -> tuple[Tensor, Tensor]:
+        return split_cache(cache, self.head_size)

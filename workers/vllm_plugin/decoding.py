@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sparsekernels import decode
 from sparsekernels.choosing import is_chosen
+from sparsekernels.executors import Executor
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import quest
-from sparsekernels.parameters import Quest, SparseK
+from sparsekernels.parameters import MethodChoice, Quest, SparseK
 from torch import Tensor
 
 from workers.vllm_plugin import chosen
@@ -21,6 +22,9 @@ from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
 from workers.vllm_plugin.requests import RequestState
 from workers.vllm_plugin.sparsek import decode_slots
+
+if TYPE_CHECKING:
+    from workers.vllm_plugin.step_tables import QuestRows, Step
 
 LEAST_PAGES = 16
 """Narrowest block table that a group gets."""
@@ -49,9 +53,8 @@ class Group:
     """One row, the last, of each request whose page summaries are built anew."""
 
 
-def group_key(span: Span) -> tuple[str, int, bool]:
-    """Rows with equal keys share a kernel call."""
-    method = span.request.method
+def group_key(method: MethodChoice) -> tuple[str, int, bool]:
+    """Rows of methods with equal keys share a kernel call."""
     if method.rules_decode:
         return ("sparsek", 0, True)
     if method.decode is None:
@@ -65,7 +68,7 @@ def make_groups(spans: Sequence[Span], metadata: Any, cache_page: int) -> dict[t
     """The step's groups; copies small tables to the device once for all layers."""
     members: dict[tuple[str, int, bool], list[Span]] = {}
     for span in spans:
-        members.setdefault(group_key(span), []).append(span)
+        members.setdefault(group_key(span.request.method), []).append(span)
     return {key: _make_group(tuple(rows), metadata, cache_page) for key, rows in members.items()}
 
 
@@ -158,6 +161,69 @@ class Decoder:
             if not in_place:
                 call.output[group.tokens] = out
 
+    # steps of decode rows alone, whose launches a CUDA graph may hold -------------------------------------------------
+
+    def prepare(self, request_table: Tensor, keys: Tensor, length: int, page_size: int) -> None:
+        """Page summaries of a request's first `length` tokens, before its first row that `run_step` takes."""
+        store = self._store(page_size, keys)
+        quest.build_summaries(store, keys, request_table, length, page_size)
+
+    def run_step(self, call: LayerCall, step: Step, keys: Tensor, values: Tensor) -> None:
+        """Attend for every sparse row of the step's tables. Padded rows become zero unless dense rows were written."""
+        written = step.shape.has_dense
+        for kind in step.shape.quest:
+            self._quest_step(call, step, kind, keys, values, skip_empty=written)
+            written = True
+        if step.shape.kept_tokens:
+            rows = step.shape.rows
+            _fused().attend_kept_at(
+                call.query,
+                KeyValues(keys, values, call.metadata.block_table),
+                step.tables.kept(call.name, rows),
+                step.tables.kept_lengths(rows),
+                max_tokens=step.shape.kept_tokens,
+                scale=self.scale,
+                out=call.output,
+                skip_empty=written,
+            )
+
+    def _quest_step(
+        self, call: LayerCall, step: Step, kind: QuestRows, keys: Tensor, values: Tensor, *, skip_empty: bool
+    ) -> None:
+        lengths, budgets = step.tables.quest(kind, step.shape.rows)
+        table = call.metadata.block_table[:, : step.shape.pages]
+        store = self._store(kind.page_size, keys)
+        _fused().update_summaries(store, call.key, step.slots[kind], kind.page_size)
+        lists = _fused().select(
+            call.query,
+            store,
+            table,
+            lengths,
+            budgets,
+            page_size=kind.page_size,
+            cache_page=keys.shape[1],
+            max_budget=kind.max_budget,
+            share_pages=kind.share_pages,
+        )
+        _fused().attend_pages(
+            call.query,
+            KeyValues(keys, values, table),
+            lists,
+            executor=Executor.TRITON,
+            scale=self.scale,
+            out=call.output,
+            skip_empty=skip_empty,
+        )
+
+    def _store(self, page_size: int, keys: Tensor) -> Tensor:
+        """The layer's page summaries for pages of `page_size`."""
+        store = self._stores.get(page_size)
+        if store is None:
+            store = self._stores[page_size] = quest.new_store(keys.shape[0], keys.shape[1], page_size, keys)
+        return store
+
+    # -----------------------------------------------------------------------------------------------------------------
+
     def _quest(
         self,
         call: LayerCall,
@@ -192,10 +258,7 @@ class Decoder:
 
     def _summaries(self, call: LayerCall, group: Group, cache: KeyValues, page_size: int) -> Tensor:
         """The layer's store, with the pages of this group's requests up to date."""
-        store = self._stores.get(page_size)
-        if store is None:
-            store = quest.new_store(cache.keys.shape[0], cache.page_size, page_size, cache.keys)
-            self._stores[page_size] = store
+        store = self._store(page_size, cache.keys)
         for i in group.rebuilt:
             length = group.spans[i].end_position
             quest.build_summaries(store, cache.keys, group.block_table[i], length, page_size)

@@ -1,38 +1,57 @@
-"""Keeps steps with sparse rows out of full CUDA graphs, which would replay without entering our `forward`.
+"""Keeps steps with sparse rows out of vLLM's full CUDA graphs, which would replay without entering our `forward`.
 
-Dense steps keep the stock graphs; other steps run piecewise, with attention between the pieces.
+Dense steps keep the stock graphs. Steps of decode rows alone run from graphs of our own where that is possible
+(`workers.vllm_plugin.step_graphs`); other steps run piecewise, with attention between the pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+Wants = Callable[[int], bool]
+"""Whether the scheduled step, padded to so many rows, runs from a graph of ours."""
 
-def guard_graphs(runner: Any, is_stock_step: Callable[[], bool]) -> None:
+
+def guard_graphs(runner: Any, is_stock_step: Callable[[], bool], wants: Wants | None = None) -> None:
     """Wrap the model runner's choice of a graph. Idempotent; a runner without graphs is left alone."""
-    for name, veto in (("cudagraph_manager", _veto_uniform), ("cudagraph_dispatcher", _veto_full)):
+    for name, choose in (("cudagraph_manager", _choose_v2), ("cudagraph_dispatcher", _choose_v1)):
         chooser = getattr(runner, name, None)
         if chooser is not None and not getattr(chooser, "frontier_guarded", False):
-            chooser.dispatch = _guarded(chooser.dispatch, is_stock_step, veto)
+            chooser.dispatch = _guarded(chooser.dispatch, is_stock_step, choose, wants or (lambda _: False))
             chooser.frontier_guarded = True
 
 
-def _guarded(dispatch: Callable[..., Any], is_stock_step: Callable[[], bool], veto: Callable[..., Any]) -> Any:
-    def choose(*args: Any, **kwargs: Any) -> Any:
-        return dispatch(*args, **kwargs) if is_stock_step() else veto(dispatch, *args, **kwargs)
-
-    return choose
-
-
-def _veto_uniform(
-    dispatch: Callable[..., Any], num_reqs: int, num_tokens: int, _uniform: int | None, *args: Any, **kwargs: Any
+def _guarded(
+    dispatch: Callable[..., Any], is_stock_step: Callable[[], bool], choose: Callable[..., Any], wants: Wants
 ) -> Any:
-    """Model runner V2: full graphs are for batches of uniform query length; claim that this one is not."""
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        return dispatch(*args, **kwargs) if is_stock_step() else choose(dispatch, wants, *args, **kwargs)
+
+    return guarded
+
+
+def _choose_v2(
+    dispatch: Callable[..., Any],
+    wants: Wants,
+    num_reqs: int,
+    num_tokens: int,
+    uniform: int | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Model runner V2: full graphs are for batches of uniform query length; else claim that this one is not uniform."""
+    from vllm.config.compilation import CUDAGraphMode
+
+    found = dispatch(num_reqs, num_tokens, uniform, *args, **kwargs)
+    if found.cg_mode == CUDAGraphMode.FULL and wants(found.num_tokens):
+        # Padded as for the stock graph, but through the model's forward, where ours is replayed.
+        return replace(found, cg_mode=CUDAGraphMode.NONE)
     return dispatch(num_reqs, num_tokens, None, *args, **kwargs)
 
 
-def _veto_full(dispatch: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _choose_v1(dispatch: Callable[..., Any], _: Wants, *args: Any, **kwargs: Any) -> Any:
     """Model runner V1 takes a set of modes to leave out."""
     from vllm.config.compilation import CUDAGraphMode
 

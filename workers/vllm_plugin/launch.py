@@ -11,10 +11,10 @@ from typing import Any
 
 from workers.engine import EngineSpec
 from workers.failures import EngineDead, EngineError, EngineKilled, EngineOutOfMemory, EngineStartError
-from workers.vllm_plugin import SWITCH
+from workers.vllm_plugin import DECODE_GRAPHS, SWITCH
 
 PACKAGE = "workers.vllm_plugin"
-OWN_OPTIONS = frozenset({"plugin", "in_process", "ignore_eos", "logprobs", "stall_seconds"})
+OWN_OPTIONS = frozenset({"plugin", "in_process", "ignore_eos", "logprobs", "stall_seconds", "decode_graphs"})
 """Keys of `EngineSpec.options` that are ours; all others go to vLLM's EngineArgs."""
 DEFAULT_CPU_CACHE_GIB = 2.0
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
@@ -166,6 +166,7 @@ def _backend_arguments(spec: EngineSpec, on_cpu: bool) -> dict[str, Any]:
         "scheduler_cls": f"{PACKAGE}.scheduler.{scheduler}",
         "async_scheduling": ahead,
         "attention_config": {"backend": "CUSTOM"},
+        "additional_config": {DECODE_GRAPHS: bool(spec.options.get("decode_graphs", True))},
     }
 
 

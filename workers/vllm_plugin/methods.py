@@ -6,6 +6,7 @@ is remembered between steps, and what is measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
 from workers.vllm_plugin.requests import Kept
 from workers.vllm_plugin.sparsek import sparsek_prefill
+from workers.vllm_plugin.step_tables import Step
 
 
 class SparseMethods:
@@ -33,12 +35,12 @@ class SparseMethods:
     scale: float
     _decoder: Decoder | None = None
 
-    def _keys_values(self, call: LayerCall) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, cache: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [pages, page, KV heads, head size], views of the cache."""
         raise NotImplementedError
 
     def _prefill(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
-        keys, values = self._keys_values(call)
+        keys, values = self._keys_values(call.cache)
         for span in spans:
             method: Any = span.request.method.prefill
             rows = slice(span.first_token, span.first_token + span.num_tokens)
@@ -61,7 +63,7 @@ class SparseMethods:
         )
 
     def _vote(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
-        keys, values = self._keys_values(call)
+        keys, values = self._keys_values(call.cache)
         for span in spans:
             self._remember_window(call, span)
             if span.completes_prompt:
@@ -93,11 +95,30 @@ class SparseMethods:
         kept = snapkv.keep(votes, method, self.ranks.gather_votes)
         request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")
 
-    def _decode(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+    @property
+    def decoder(self) -> Decoder:
+        """The layer's decoder, made when it is first needed: the ranks are known by then."""
         if self._decoder is None:
             self._decoder = Decoder(self.decode_executor, self.ranks, self.scale)
-        keys, values = self._keys_values(call)
-        self._decoder.run(call, spans, keys, values)
+        return self._decoder
+
+    def _decode(self, call: LayerCall, spans: tuple[Span, ...]) -> None:
+        keys, values = self._keys_values(call.cache)
+        self.decoder.run(call, spans, keys, values)
+
+    def _decode_step(self, call: LayerCall, step: Step) -> None:
+        keys, values = self._keys_values(call.cache)
+        self.decoder.run_step(call, step, keys, values)
+
+    def cache_page(self, cache: Tensor) -> int:
+        """Tokens in a page of the cache."""
+        return int(self._keys_values(cache)[0].shape[1])
+
+    def prepare_rows(self, cache: Tensor, block_table: Tensor, rows: Sequence[tuple[int, int, int]]) -> None:
+        """Page summaries of rows that come new into a step: (row of the table, tokens so far, Quest's page size)."""
+        keys, _ = self._keys_values(cache)
+        for row, length, page_size in rows:
+            self.decoder.prepare(block_table[row], keys, length, page_size)
 
 
 def votes_by_head(queries: Tensor, keys: Tensor, method: Any, scale: float) -> Tensor:

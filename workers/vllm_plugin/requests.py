@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,7 @@ class Kept:
         tokens = kept.tokens[:, : int(kept.counts.max())] if adaptive else kept.tokens
         tokens = tokens.long()
         slots = block_table.long()[tokens // cache_page] * cache_page + tokens % cache_page
-        return cls(slots.int(), kept.counts, kept.prompt_length, kept.kept_share())
+        return cls(slots.int(), kept.counts.int().contiguous(), kept.prompt_length, kept.kept_share())
 
 
 @dataclass(slots=True)
@@ -102,6 +103,7 @@ class RequestState:
     """Layer name → what a method that came through the door remembers (`sparsekernels.choosing.Place.state`)."""
     num_kept: float | None = None
     """Prompt entries that compression kept per KV head, the mean over layers; read from the device once."""
+    _addresses: list[tuple[int, int, int]] | None = None
 
     @classmethod
     def new(
@@ -116,10 +118,22 @@ class RequestState:
             prefill_density={} if density is None else density,
         )
 
+    @property
+    def kept_width(self) -> int:
+        """The widest list of kept slots, over the layers; 0 while the prompt is not complete."""
+        return max((kept.slots.shape[1] for kept in self.kept.values()), default=0)
+
+    def kept_addresses(self, layers: Iterable[str]) -> list[tuple[int, int, int]]:
+        """Where each layer's kept slots and counts lie on the device, and the list's width; always the same object."""
+        if self._addresses is None:
+            kept = [self.kept[name] for name in layers]
+            self._addresses = [(k.slots.data_ptr(), k.counts.data_ptr(), k.slots.shape[1]) for k in kept]
+        return self._addresses
+
     def restart(self) -> None:
         """Forget everything derived from cache entries that the scheduler took away (preemption)."""
         self.num_restarts += 1
         self.decoded_until = 0
-        self.num_kept = None
+        self.num_kept = self._addresses = None
         for derived in (self.window_queries, self.kept, self.scores, self.memory):
             derived.clear()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.vllm_plugin.plan import Plan, has_only_dense_rows, make_plan, spans_of_step
 from workers.vllm_plugin.requests import EXTRA_KEY, RequestState
 from workers.vllm_plugin.statistics import Report, make_report
+
+if TYPE_CHECKING:
+    from workers.vllm_plugin.step_tables import Step
 
 MAX_FINISHED = 4096
 """Finished requests whose report nobody fetched (aborted ones) are dropped beyond this number."""
@@ -23,6 +26,8 @@ class Session:
         self.requests: dict[str, RequestState] = {}
         self.row_order: Callable[[], Sequence[str]] = tuple
         """Gives the request ids of the current batch in row order; set by the worker for its model runner."""
+        self.step: Step | None = None
+        """Set while the model runs over step tables, in a warm-up or in a capture: then layers read those alone."""
         self._finished: OrderedDict[str, RequestState] = OrderedDict()
         self._densities: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._computed: dict[str, int] = {}
@@ -54,6 +59,13 @@ class Session:
             has_only_dense_rows(self.requests[i], self._computed[i], self._computed[i] + count)
             for i, count in scheduled.items()
         )
+
+    def single_rows(self) -> list[tuple[RequestState, int]] | None:
+        """Each scheduled request with the position of its row; None if one has several rows or there is no step."""
+        scheduled = self._scheduled or {}
+        if not scheduled or any(count != 1 for count in scheduled.values()):
+            return None
+        return [(self.requests[i], self._computed[i]) for i in scheduled]
 
     def end(self) -> None:
         self._scheduled = None

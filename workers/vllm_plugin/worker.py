@@ -9,6 +9,7 @@ from workers.vllm_plugin import register
 from workers.vllm_plugin.graphs import guard_graphs
 from workers.vllm_plugin.parallel import current_ranks
 from workers.vllm_plugin.session import Session
+from workers.vllm_plugin.step_graphs import StepGraphs, supports
 
 SUMMARY_SHARE = 17
 """One part in 17: a maximum and a minimum for every 16 tokens, beside the keys and values of those tokens."""
@@ -24,6 +25,8 @@ class SparseWorker:
         register()
         self.session = Session()
         self.num_weight_loads = 0
+        self.graphs: StepGraphs | None = None
+        self._guarded = False
         super().__init__(*args, **kwargs)
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
@@ -33,12 +36,22 @@ class SparseWorker:
         return result
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        guard_graphs(self.model_runner, self.session.is_stock)
+        self._guard()
         self.session.begin(scheduler_output)
         try:
             return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
         finally:
             self.session.end()
+
+    def _guard(self) -> None:
+        """Once, in the first step: the runner makes its graphs after the weights are loaded."""
+        if self._guarded:
+            return
+        layers = attention_layers(self.model_runner)
+        if supports(self.model_runner, layers):
+            self.graphs = StepGraphs(self.session, self.model_runner, layers)
+        guard_graphs(self.model_runner, self.session.is_stock, self.graphs.wants if self.graphs is not None else None)
+        self._guarded = True
 
     def determine_available_memory(self) -> int:
         """Leaves room for Quest's page summaries, which live outside vLLM's cache."""
@@ -63,6 +76,8 @@ class SparseWorker:
             "model_runner": type(self.model_runner).__module__,
             "kv_cache_shape": tuple(first.kv_cache.shape),
             "executor": getattr(first.impl, "executor", "stock"),
+            "graphs_captured": 0 if self.graphs is None else self.graphs.num_captured,
+            "graphs_replayed": 0 if self.graphs is None else self.graphs.num_replayed,
         }
 
 

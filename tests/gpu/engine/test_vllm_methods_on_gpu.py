@@ -41,11 +41,11 @@ def make_engine(folder: Path, **options: Any) -> VllmEngine:
     return VllmEngine(spec)
 
 
-def run_together(engine: VllmEngine, methods: dict[str, dict[str, Any]]) -> dict[str, Generation]:
+def run_together(engine: VllmEngine, methods: dict[str, dict[str, Any]], tokens: int = 24) -> dict[str, Generation]:
     """One prompt, all methods in flight at once."""
     prompt = random.Random(1).choices(range(1000, 40000), k=LENGTH)
     for name, method in methods.items():
-        engine.submit(GenerationRequest(request_id=name, prompt_token_ids=prompt, max_tokens=24, method=method))
+        engine.submit(GenerationRequest(request_id=name, prompt_token_ids=prompt, max_tokens=tokens, method=method))
     done: dict[str, Generation] = {}
     while len(done) < len(methods):
         for result in engine.poll(30.0):
@@ -78,3 +78,39 @@ def test_every_method_at_full_budget_is_dense_within_bfloat16(tmp_path: Path) ->
             assert done[name].density_decode == done[name].kv_kept == 1.0
     finally:
         engine.close()
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "quest": {"decode": {"name": "quest", "token_budget": 512}},
+    "wide quest": {"decode": {"name": "quest", "token_budget": 1024}},
+    "quest by head": {"decode": {"name": "quest", "token_budget": 512, "share_pages": False}},
+    "snapkv": {"compress": {"name": "snapkv", "token_capacity": 1024}},
+    "ada_snapkv": {"compress": {"name": "ada_snapkv", "token_capacity": 768}},
+}
+
+
+@pytest.mark.parametrize("names", [["quest"], ["snapkv", "ada_snapkv"], list(SMALL)])
+def test_steps_from_our_graphs_equal_piecewise_ones(tmp_path: Path, names: list[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    found: dict[bool, dict[str, list[float]]] = {}
+    for graphs in (True, False):
+        engine = make_engine(tmp_path, decode_graphs=graphs)
+        try:
+            done = run_together(engine, {name: SMALL[name] for name in names}, tokens=64)
+            found[graphs] = {name: [*done[name].token_ids, *engine.logprobs[name]] for name in names}
+            (facts,) = engine._engine.collective_rpc("frontier_facts")
+            assert (facts["graphs_replayed"] > 20) is graphs, facts
+            densities = {name: done[name].density_decode for name in names}
+        finally:
+            engine.close()
+    for name in names:
+        tokens = [int(t) for t in found[True][name][:64]], [int(t) for t in found[False][name][:64]]
+        same = next((i for i, (a, b) in enumerate(zip(*tokens, strict=True)) if a != b), 64)
+        logs = zip(found[True][name][64 : 64 + same], found[False][name][64 : 64 + same], strict=True)
+        difference = max((abs(a - b) for a, b in logs), default=0.0)
+        print(name, "equal tokens", same, "log-probabilities differ by", difference, "density", densities[name])
+        assert same >= 16, name
+        assert difference < 0.05, name
