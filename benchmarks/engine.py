@@ -8,169 +8,25 @@ Parts, each guarded and time-boxed, so that what was measured is kept when somet
     plugin      the same engine with the plugin: dense and all methods
     reference   what the reference implementation does: eager, one request at a time
 Prompts are random token ids. Prefill figures are of uncached prompts; decode figures are of requests that share a
-cached dense prefill, so that only decoding is timed.
+cached dense prefill, so that only decoding is timed; samples are whole uncached ones with the engine full. Ratios come
+last: against stock dense (or the plugin's), and samples an hour against the reference mode.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import random
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from benchmarks.engine_cases import SHAPES, methods_for
-from workers.engine import EngineSpec, Generation, GenerationFailure, GenerationRequest
-from workers.failures import EngineError
-from workers.vllm_engine import VllmEngine
-
-PREFILL_RUNS = 2
-LONG_TOKENS = 65536
-"""Prompts beyond this are prefilled once, after the warm-up."""
-DECODE_TOKENS = 64
-
-
-@dataclass(slots=True)
-class Run:
-    """Everything of one invocation: options, the clock and the rows so far."""
-
-    options: argparse.Namespace
-    deadline: float
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def record(self, **row: Any) -> None:
-        self.rows.append(row)
-        shown = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
-        print(" ".join(shown), flush=True)
-        self.save()
-
-    def save(self) -> None:
-        if self.options.output:
-            content = {"environment": environment(), "rows": self.rows, "notes": self.notes}
-            Path(self.options.output).write_text(json.dumps(content, indent=1))
-
-    def guarded(self, name: str, work: Callable[[], None]) -> None:
-        """Do a part if there is time; note its failure and go on."""
-        if time.monotonic() > self.deadline:
-            self.notes.append(f"{name}: left out, time is up")
-        else:
-            try:
-                work()
-            except Exception as error:
-                traceback.print_exc()
-                self.notes.append(f"{name}: {type(error).__name__}: {error}")
-        self.save()
-
-
-def environment() -> dict[str, Any]:
-    """What a reader needs to repeat or to doubt the figures."""
-    import torch
-    import vllm
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    return {"vllm": vllm.__version__, "torch": torch.__version__, "device": device, "command": " ".join(sys.argv)}
-
-
-def memory_used_gib() -> float | None:
-    """Device memory in use by everybody, GiB, as the driver says; None without one."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    try:
-        return sum(float(line) for line in subprocess.check_output(query, text=True).split()) / 1024
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def prompts_of(run: Run, length: int, count: int) -> list[list[int]]:
-    """Distinct random prompts, the same in every part."""
-    return [random.Random(f"{length} {i}").choices(range(1000, run.options.vocabulary), k=length) for i in range(count)]
-
-
-class Bench:
-    """One engine and how requests are timed on it."""
-
-    def __init__(self, run: Run, part: str, spec: EngineSpec) -> None:
-        self.run, self.part = run, part
-        self.engine = VllmEngine(spec)
-        self._ids = iter(range(10**9))
-        facts = self.engine.facts
-        run.record(part=part, figure="start", seconds=facts.load_seconds, kv_capacity=facts.kv_capacity_tokens)
-
-    def generate(self, requests: Sequence[dict[str, Any]]) -> tuple[list[Generation], float, float]:
-        """Run requests together; results, wall seconds and the highest KV use seen."""
-        started, peak = time.monotonic(), 0.0
-        for request in requests:
-            self.engine.submit(GenerationRequest(request_id=f"{self.part}{next(self._ids)}", **request))
-        done: list[Generation] = []
-        while len(done) < len(requests):
-            for result in self.engine.poll(0.2):
-                if isinstance(result, GenerationFailure):
-                    raise EngineError(result.failure.message)
-                done.append(result)
-            peak = max(peak, self.engine.progress().kv_use)
-        return done, time.monotonic() - started, peak
-
-    def prefill(self, length: int, name: str, method: dict[str, Any]) -> None:
-        """Time to first token of one uncached prompt; the median after a warm-up."""
-        prompts = prompts_of(self.run, length, 2 if length > LONG_TOKENS else PREFILL_RUNS + 1)
-        results = [self._one(p, method, 1) for p in prompts]
-        times = [r.seconds_to_first_token - r.seconds_queued for r in results[1:]]
-        self.run.record(
-            part=self.part, figure="prefill", length=length, in_flight=1, method=name, seconds=median(times),
-            fastest=min(times), density=fmean(r.density_prefill for r in results[1:]),
-        )  # fmt: skip
-
-    def _one(self, prompt: list[int], method: dict[str, Any], tokens: int) -> Generation:
-        return self.generate([{"prompt_token_ids": prompt, "max_tokens": tokens, "method": method}])[0][0]
-
-    def throughput(self, length: int, in_flight: int, name: str, method: dict[str, Any]) -> None:
-        """Whole uncached samples: samples an hour."""
-        prompts = prompts_of(self.run, length, in_flight)
-        request = [{"prompt_token_ids": p, "max_tokens": DECODE_TOKENS, "method": method} for p in prompts]
-        results, seconds, peak = self.generate(request)
-        self.run.record(
-            part=self.part, figure="samples", length=length, in_flight=in_flight, method=name,
-            samples_per_hour=3600 * len(results) / seconds, kv_peak=peak, memory_gib=memory_used_gib() or 0.0,
-        )  # fmt: skip
-
-    def decode(self, length: int, in_flight: int, name: str, method: dict[str, Any]) -> None:
-        """Seconds a token while `in_flight` requests decode over cached prompts; the second of two rounds."""
-        distinct = min(in_flight, self.run.options.distinct_prompts(length))
-        prompts = prompts_of(self.run, length, distinct)
-        requests = [
-            {"prompt_token_ids": prompts[i % distinct], "max_tokens": DECODE_TOKENS, "method": method}
-            | {"cache_group": "shared"}
-            for i in range(in_flight)
-        ]
-        self.generate([r | {"max_tokens": 4} for r in requests])
-        results, seconds, peak = self.generate(requests)
-        self.run.record(
-            part=self.part, figure="decode", length=length, in_flight=in_flight, method=name,
-            seconds=median(r.seconds_decode / r.num_decode_steps for r in results),
-            wall=seconds, density=fmean(r.density_decode for r in results), kv_kept=fmean(r.kv_kept for r in results),
-            cached=fmean(r.num_cached_tokens for r in results), preemptions=sum(r.num_preemptions for r in results),
-            kv_peak=peak, memory_gib=memory_used_gib() or 0.0,
-        )  # fmt: skip
-
-    @property
-    def is_dead(self) -> bool:
-        try:
-            self.engine.poll(0.0)
-        except EngineError:
-            return True
-        return False
-
-    def close(self) -> None:
-        self.engine.close()
+from benchmarks.engine_figures import Bench, Run
+from benchmarks.engine_ratios import ratio_lines
+from workers.engine import EngineSpec
 
 
 def spec_of(run: Run, folder: str, **changes: Any) -> EngineSpec:
@@ -183,18 +39,18 @@ def spec_of(run: Run, folder: str, **changes: Any) -> EngineSpec:
     return EngineSpec(**(base | changes), options=own)
 
 
-def cases(run: Run, with_methods: bool) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def cases(run: Run, wanted: Sequence[str] | None) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Dense and the wanted methods at every length; None: all methods."""
     for length in run.options.lengths:
-        chosen = methods_for(length) if with_methods else {}
         yield length, "dense", {}
-        yield from ((length, n, m) for n, m in chosen.items() if not run.options.methods or n in run.options.methods)
+        yield from ((length, n, m) for n, m in methods_for(length).items() if wanted is None or n in wanted)
 
 
-def measure(run: Run, part: str, spec: EngineSpec, with_methods: bool) -> None:
+def measure(run: Run, part: str, spec: EngineSpec, wanted: Sequence[str] | None) -> None:
     """All figures of one engine, prefill before decode, short lengths first."""
     bench = Bench(run, part, spec)
     try:
-        for length, name, method in cases(run, with_methods):
+        for length, name, method in cases(run, wanted):
             if bench.is_dead and time.monotonic() < run.deadline:
                 bench.close()
                 bench = Bench(run, part, spec)
@@ -206,14 +62,15 @@ def measure(run: Run, part: str, spec: EngineSpec, with_methods: bool) -> None:
 def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[str, Any]) -> None:
     """The figures of one method at one length."""
     label = f"{bench.part} {name} {length}"
-    limit = bench.engine.spec.max_in_flight
+    options = run.options
+    in_flight = [n for n in options.in_flight if n <= bench.engine.spec.max_in_flight]
     if "prefill" in method or not method:
         run.guarded(f"{label} prefill", lambda: bench.prefill(length, name, method))
     if "prefill" not in method:
-        for n in [n for n in run.options.in_flight if n <= limit]:
+        for n in in_flight:
             run.guarded(f"{label} decode {n}", lambda: bench.decode(length, n, name, method))  # noqa: B023
-    if length in run.options.sample_lengths:
-        run.guarded(f"{label} samples", lambda: bench.throughput(length, limit, name, method))
+    if length in options.sample_lengths and (not options.sample_methods or name in ("dense", *options.sample_methods)):
+        run.guarded(f"{label} samples", lambda: bench.samples(length, name, method))
 
 
 def model_folder(options: argparse.Namespace, scratch: str) -> str:
@@ -235,7 +92,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sample-lengths", type=int, nargs="*", default=[8192], help="lengths of whole-sample runs")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--methods", nargs="*", default=[], help="only these; default all")
+    parser.add_argument("--methods", nargs="*", help="only these beside dense; default all")
+    parser.add_argument("--reference-methods", nargs="*", default=[], help="those of the reference mode; default none")
+    parser.add_argument("--sample-methods", nargs="*", default=[], help="whole samples of these alone; default all")
+    parser.add_argument("--sample-tokens", type=int, default=256, help="output tokens of a whole sample")
     parser.add_argument("--seconds", type=float, default=1800, help="no new measurement begins after this")
     parser.add_argument("--distinct-tokens", type=int, default=524288, help="cached prompt tokens in decode figures")
     parser.add_argument("--vocabulary", type=int, default=40000)
@@ -249,16 +109,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _stock(run: Run, folder: str) -> None:
-    measure(run, "stock", spec_of(run, folder, options={"plugin": False}), with_methods=False)
+    measure(run, "stock", spec_of(run, folder, options={"plugin": False}), [])
 
 
 def _plugin(run: Run, folder: str) -> None:
-    measure(run, "plugin", spec_of(run, folder), with_methods=True)
+    measure(run, "plugin", spec_of(run, folder), run.options.methods)
 
 
 def _reference(run: Run, folder: str) -> None:
     spec = spec_of(run, folder, max_in_flight=1, options={"enforce_eager": True, "async_scheduling": False})
-    measure(run, "reference", spec, with_methods=True)
+    measure(run, "reference", spec, run.options.reference_methods)
 
 
 PARTS: dict[str, Callable[[Run, str], None]] = {"stock": _stock, "plugin": _plugin, "reference": _reference}
@@ -272,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = model_folder(options, scratch)
         for part in options.parts:
             run.guarded(part, lambda: PARTS[part](run, folder))  # noqa: B023
+    for line in ratio_lines(run.rows):
+        print(line)
     for note in run.notes:
         print("note:", note)
     return 0 if run.rows else 1

@@ -14,6 +14,7 @@ from sparsekernels.choosing import Place, is_chosen
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import snapkv
 from sparsekernels.prefill import PrefillResult, sparse_prefill
+from sparsekernels.virtual import virtual_cache
 from torch import Tensor
 
 from workers.vllm_plugin.attention import LayerCall
@@ -84,16 +85,24 @@ class SparseMethods:
     def _compress(self, name: str, span: Span, cache: KeyValues) -> None:
         request = span.request
         queries = self.ranks.group_queries(request.window_queries.pop(name))
-        keys, _ = cache.gather(0, request.prompt_length)
         method: Any = request.method.observer
         if is_chosen(method):
+            keys, _ = cache.gather(0, request.prompt_length)
             seen = observe(request, queries, keys, place_of(request, name, self.ranks, self.scale))
             if seen is not None:
                 request.kept[name] = Kept.of(seen, cache.block_table[0], cache.page_size, adaptive=True)
             return
-        votes = votes_by_head(queries, keys, method, self.scale)
+        votes = self._votes(queries, cache, request.prompt_length, method)
         kept = snapkv.keep(votes, method, self.ranks.gather_votes)
         request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")
+
+    def _votes(self, queries: Tensor, cache: KeyValues, length: int, method: Any) -> Tensor:
+        """Smoothed votes [KV heads, length] of the last rows `queries` over the one sequence in `cache`."""
+        if self.executor == "reference":
+            return votes_by_head(queries, cache.gather(0, length)[0], method, self.scale)
+        from sparsekernels.index import votes
+
+        return votes.votes(queries, virtual_cache(cache), length, method, self.scale)
 
     @property
     def decoder(self) -> Decoder:

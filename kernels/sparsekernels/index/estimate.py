@@ -143,6 +143,28 @@ def _add_slots(slots, diagonals, length, window, num_row_tiles, num_key_tiles, B
     tl.store(diagonals + head * length + offset, total, mask=(offset >= 0) & (offset < length))
 
 
+def row_norms(q: Tensor, cache: VirtualCache, length: int, window: int, scale: float, *, block: int = 128) -> Tensor:
+    """Log-sum-exp, base 2, of the last `window` rows' scaled scores, float32 [Hq, window]; see `estimate_sums`."""
+    num_queries, heads, d = q.shape
+    paged = cache.keys.shape[0] > 1
+    tiles = triton.cdiv(length, block)
+    per_split = triton.cdiv(tiles, min(16, tiles))
+    splits = triton.cdiv(tiles, per_split)
+    partial = torch.empty(heads, splits, window, dtype=torch.float32, device=q.device)
+    lse = torch.empty(heads, window, dtype=torch.float32, device=q.device)
+    _lse_partials[(triton.cdiv(window, block), splits, heads)](
+        q, cache.keys, cache.block_table, partial,
+        q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units,
+        num_queries, length, window, splits, per_split, scale * LOG2E, heads // cache.num_kv_heads,
+        D=d, BLOCK_M=block, BLOCK_N=block, PAGE=cache.cache_page if paged else 1, PAGED=paged,
+        num_warps=8, num_stages=2,
+    )  # fmt: skip
+    _lse_merge[(triton.cdiv(window, 64), heads)](
+        partial, lse, window, splits, SPLITS=triton.next_power_of_2(splits), BLOCK=64
+    )
+    return lse
+
+
 def estimate_sums(
     q: Tensor,
     cache: VirtualCache,
@@ -162,27 +184,14 @@ def estimate_sums(
     num_queries, heads, d = q.shape
     window = min(window, num_queries)
     paged = cache.keys.shape[0] > 1
-    tiles = triton.cdiv(length, block)
-    splits = min(16, tiles)
-    per_split = triton.cdiv(tiles, splits)
-    splits = triton.cdiv(tiles, per_split)
     group, scale_log2 = heads // cache.num_kv_heads, scale * LOG2E
     new: dict[str, Any] = dict(dtype=torch.float32, device=q.device)
-    partial = torch.empty(heads, splits, window, **new)
-    lse = torch.empty(heads, window, **new)
+    lse = row_norms(q, cache, length, window, scale, block=block)
     both = torch.empty(2, heads, length, **new)
     key_tiles, row_tiles = triton.cdiv(length, sum_block), triton.cdiv(window, sum_block)
     slots = torch.empty(heads, key_tiles, row_tiles + 1, sum_block, **new)
     shape: dict[str, Any] = dict(D=d, PAGE=cache.cache_page if paged else 1, PAGED=paged)
     where = (q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units)
-    _lse_partials[(triton.cdiv(window, block), splits, heads)](
-        q, cache.keys, cache.block_table, partial, *where,
-        num_queries, length, window, splits, per_split, scale_log2, group,
-        BLOCK_M=block, BLOCK_N=block, num_warps=8, num_stages=2, **shape,
-    )  # fmt: skip
-    _lse_merge[(triton.cdiv(window, 64), heads)](
-        partial, lse, window, splits, SPLITS=triton.next_power_of_2(splits), BLOCK=64
-    )
     _column_and_diagonal_sums[(key_tiles, heads)](
         q, cache.keys, cache.block_table, lse, both[0], slots, *where,
         num_queries, length, window, row_tiles, key_tiles, scale_log2, group,

@@ -15,14 +15,14 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_triton_kernels.py in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
 from sparsekernels.bench import parity
-from sparsekernels.index import pack
+from sparsekernels.index import pack, votes
 from sparsekernels.index.estimate import estimate_sums
 from sparsekernels.index.order import top_prefix
 from sparsekernels.index.quest import update_summaries
 from sparsekernels.kvcache import KeyValues, contiguous
-from sparsekernels.methods import estimate, quest
+from sparsekernels.methods import estimate, quest, snapkv
 from sparsekernels.methods.vertical_slash import force_first
-from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
+from sparsekernels.parameters import AdaSnapKV, BlockSparse, FlexPrefill, SnapKV, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, select, sparse_prefill
 from sparsekernels.ranking import top_mask
 from sparsekernels.testing import masked_attention, relative_error
@@ -82,6 +82,15 @@ def test_estimated_sums_match_their_definition(rows: int, length: int, window: i
     expected = estimate.window_probabilities(q, k, window)
     assert torch.allclose(sums.columns, estimate.column_sums(expected), atol=1e-5)
     assert torch.allclose(sums.diagonals, estimate.diagonal_sums(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [SnapKV(token_capacity=199, window=37), AdaSnapKV(token_capacity=199, window=64)])
+@pytest.mark.parametrize("length", [40, 200, 260])
+def test_votes_match_their_definition(method: SnapKV | AdaSnapKV, length: int) -> None:
+    kv, _ = parity.random_cache([length], (4, 2, 32), 16, "cpu", torch.float32)
+    q, (k, _) = torch.randn(min(64, length), 4, 32), kv.gather(0, length)
+    found = votes.votes(q, virtual_cache(kv), length, method, 32**-0.5)
+    assert torch.allclose(found, snapkv.votes(q, k, method), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 7, 300, 900, 2000])
