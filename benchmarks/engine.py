@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_cases import SHAPES, methods_for
-from benchmarks.engine_figures import Bench, Run
+from benchmarks.engine_figures import LONG_TOKENS, Bench, Run
 from benchmarks.engine_ratios import ratio_lines
 from workers.engine import EngineSpec
 
@@ -64,7 +64,8 @@ def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[st
     label = f"{bench.part} {name} {length}"
     options = run.options
     in_flight = [n for n in options.in_flight if n <= bench.engine.spec.max_in_flight]
-    if "prefill" in method or not method:
+    votes = "compress" in method and length <= LONG_TOKENS  # beyond, a vote is lost in the dense prefill's time
+    if "prefill" in method or not method or votes:
         run.guarded(f"{label} prefill", lambda: bench.prefill(length, name, method))
     if "prefill" not in method:
         for n in in_flight:

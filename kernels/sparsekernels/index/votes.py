@@ -36,14 +36,15 @@ def _votes(
     unit += kv_head.to(tl.int64) * head_units
     key = tl.load(k + unit[:, None] * D + d[None, :], mask=column[:, None] < length, other=0.0)
     found = tl.zeros([TILE], tl.float32)
-    for head in range(kv_head * GROUP, kv_head * GROUP + GROUP):
+    for g in range(GROUP):
+        head = (kv_head * GROUP + g).to(tl.int64)
         for m in range(0, window, TILE):
             row = m + i
             q_row = (num_queries - window + row).to(tl.int64)
             query = tl.load(
                 q + q_row[None, :] * stride_qt + head * stride_qh + d[:, None], mask=row[None, :] < window, other=0.0
             )
-            norm = tl.load(lse + head.to(tl.int64) * window + row, mask=row < window, other=float("inf"))
+            norm = tl.load(lse + head * window + row, mask=row < window, other=float("inf"))
             p = tl.exp2(tl.dot(key, query, input_precision="ieee") * scale_log2 - norm[None, :])
             if tile * TILE + TILE > length - window:
                 p = tl.where(column[:, None] <= length - window + row[None, :], p, 0.0)
