@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,29 @@ def make_engine(folder: Path, **options: Any) -> VllmEngine:
     return VllmEngine(spec)
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
+    """As in production."""
+    yield from started(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.fixture(scope="module")
+def piecewise(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
+    """Without full graphs for steps of sparse rows."""
+    yield from started(tmp_path_factory.mktemp("piecewise"), decode_graphs=False)
+
+
+def started(folder: Path, **options: Any) -> Iterator[VllmEngine]:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    one = make_engine(folder, **options)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
 def run_together(engine: VllmEngine, methods: dict[str, dict[str, Any]], tokens: int = 24) -> dict[str, Generation]:
     """One prompt, all methods in flight at once."""
     prompt = random.Random(1).choices(range(1000, 40000), k=LENGTH)
@@ -62,22 +86,15 @@ def agreement(engine: VllmEngine, done: dict[str, Generation], name: str) -> tup
     return same, max((abs(a - b) for a, b in logs), default=0.0)
 
 
-def test_every_method_at_full_budget_is_dense_within_bfloat16(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    engine = make_engine(tmp_path)
-    try:
-        done = run_together(engine, FULL)
-        for name in FULL:
-            same, difference = agreement(engine, done, name)
-            print(name, same, difference, done[name].density_prefill, done[name].density_decode, done[name].kv_kept)
-            assert same >= 1, name
-            assert difference < 0.05, name
-            assert done[name].density_prefill == pytest.approx(1.0, abs=1e-9)
-            assert done[name].density_decode == done[name].kv_kept == 1.0
-    finally:
-        engine.close()
+def test_every_method_at_full_budget_is_dense_within_bfloat16(engine: VllmEngine) -> None:
+    done = run_together(engine, FULL)
+    for name in FULL:
+        same, difference = agreement(engine, done, name)
+        print(name, same, difference, done[name].density_prefill, done[name].density_decode, done[name].kv_kept)
+        assert same >= 1, name
+        assert difference < 0.05, name
+        assert done[name].density_prefill == pytest.approx(1.0, abs=1e-9)
+        assert done[name].density_decode == done[name].kv_kept == 1.0
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -91,26 +108,26 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("names", [["quest"], ["snapkv", "ada_snapkv"], list(SMALL)])
-def test_steps_from_our_graphs_equal_piecewise_ones(tmp_path: Path, names: list[str]) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    found: dict[bool, dict[str, list[float]]] = {}
-    for graphs in (True, False):
-        engine = make_engine(tmp_path, decode_graphs=graphs)
-        try:
-            done = run_together(engine, {name: SMALL[name] for name in names}, tokens=64)
-            found[graphs] = {name: [*done[name].token_ids, *engine.logprobs[name]] for name in names}
-            (facts,) = engine._engine.collective_rpc("frontier_facts")
-            assert (facts["graphs_replayed"] > 20) is graphs, facts
-            densities = {name: done[name].density_decode for name in names}
-        finally:
-            engine.close()
-    for name in names:
-        tokens = [int(t) for t in found[True][name][:64]], [int(t) for t in found[False][name][:64]]
-        same = next((i for i, (a, b) in enumerate(zip(*tokens, strict=True)) if a != b), 64)
-        logs = zip(found[True][name][64 : 64 + same], found[False][name][64 : 64 + same], strict=True)
+def test_steps_from_our_graphs_equal_piecewise_ones(
+    engine: VllmEngine, piecewise: VllmEngine, names: list[str]
+) -> None:
+    replayed = graphs_replayed(engine)
+    methods = {f"{name} of {len(names)}": SMALL[name] for name in names}
+    graphed, plain = (run_together(one, methods, tokens=64) for one in (engine, piecewise))
+    assert graphs_replayed(engine) > replayed + 20
+    assert graphs_replayed(piecewise) == 0
+    for name in methods:
+        pairs = list(zip(graphed[name].token_ids, plain[name].token_ids, strict=True))
+        same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        logs = list(zip(engine.logprobs[name], piecewise.logprobs[name], strict=True))[:same]
         difference = max((abs(a - b) for a, b in logs), default=0.0)
-        print(name, "equal tokens", same, "log-probabilities differ by", difference, "density", densities[name])
+        print(name, "equal tokens", same, "log-probabilities differ by", difference)
         assert same >= 16, name
         assert difference < 0.05, name
+        assert graphed[name].density_decode == plain[name].density_decode
+        assert graphed[name].kv_kept == plain[name].kv_kept
+
+
+def graphs_replayed(engine: VllmEngine) -> int:
+    (facts,) = engine._engine.collective_rpc("frontier_facts")
+    return int(facts["graphs_replayed"])
