@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Protocol
 
-from orchestrator.domain.method_entry import MethodPoint
+from sparsekernels.parameters import ParameterError
+
+from orchestrator.domain.method_entry import MethodEntry, MethodPoint
 from orchestrator.domain.rope import resolve_rope
 from orchestrator.domain.spec import CampaignSpec, ModelEntry
 from orchestrator.domain.task_entry import TaskEntry
@@ -90,8 +92,16 @@ def _methods_of(
     engine = engine_spec(spec, model, known[model.name], length)
     for seed in spec.seeds:
         for method in spec.methods:
-            for point in method.points(length, definition.approximation_window):
+            for point in _points_of(spec, method, length, definition.approximation_window):
                 yield _cell(spec, model, known[model.name], engine, task, length, seed, method.name, point)
+
+
+def _points_of(spec: CampaignSpec, method: MethodEntry, length: int, window: int) -> list[MethodPoint]:
+    """The method's budgets at a length. Raises SpecError for one that this length does not allow."""
+    try:
+        return list(method.points(length, window))
+    except ParameterError as error:
+        raise SpecError(f"{error} (at length {length})", at=("methods", spec.methods.index(method))) from None
 
 
 def engine_spec(spec: CampaignSpec, model: ModelEntry, known: KnownModel, length: int) -> EngineSpec:

@@ -21,6 +21,10 @@ from orchestrator.domain.problems import did_you_mean, problem
 TAIL = "tail"
 """Value of `window` that takes the task's own approximation window (256 or 512 rows, the paper's rule)."""
 
+ANY_LENGTH = 1 << 20
+"""Options that do not name their length are checked at this one: so long that no share of it is too small a budget.
+The grid checks them again at the campaign's lengths."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPoint:
@@ -65,8 +69,8 @@ class MethodEntry(BaseModel):
 
     @model_validator(mode="after")
     def _every_point_is_valid(self) -> MethodEntry:
-        lengths = {n for o in self.phases.values() for v in o.values() if isinstance(v, Mapping) for n in v} or {4096}
-        for length in lengths:
+        lengths = {n for o in self.phases.values() for v in o.values() if isinstance(v, Mapping) for n in v}
+        for length in lengths or {ANY_LENGTH}:
             for _ in self.points(length, window=256):
                 pass
         return self
@@ -123,7 +127,7 @@ def _options(name: str, options: Any, at: tuple[str, ...]) -> dict[str, Any]:
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise problem(f"options of {name} are {options!r}; they must be a mapping", *at)
-    for length in (4096, *(n for v in options.values() if isinstance(v, dict) for n in v)):
+    for length in (ANY_LENGTH, *(n for v in options.values() if isinstance(v, dict) for n in v)):
         for chosen in _expand(options, length):
             _check_point(name, chosen, length, at)
     return {"name": name, **options}

@@ -30,8 +30,9 @@ def test_compression_becomes_the_largest_budget_that_costs_no_more(
 
 
 def test_a_compression_that_no_budget_reaches_is_refused() -> None:
+    entry = MethodEntry.model_validate({"streaming_llm": {"compression": 1024}})
     with pytest.raises(ValueError, match="token_budget is 4; it must exceed sink_size"):
-        MethodEntry.model_validate({"streaming_llm": {"compression": 1024}})
+        list(entry.points(4096, window=256))
 
 
 def test_plans_use_the_nominal_density() -> None:

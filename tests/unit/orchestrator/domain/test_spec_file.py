@@ -43,6 +43,11 @@ MISTAKES = [
     ("lengths: [1024, 2048]\n", "", "1:1: lengths is missing"),
     ("decode: {quest", "decod: {quest", "8:5: unknown key 'decod'; did you mean 'decode'?"),
     ("decode: {quest: {token_budget: 128}}", "decode: {snapkv: {token_capacity: 512}}", "8:5: snapkv is a compress"),
+    (
+        "quest: {token_budget: [256, 512]}",
+        "snapkv: {compression: [4, 16]}",
+        "5:5: snapkv: token_capacity is 64; it must exceed sink_size + local_size (132) (at length 1024)",
+    ),
     ("slash_size: [128, 256]", "slash_size: [128, 256, 512]", "6:5: lists of one method advance together"),
     ("[smollm2-135m]", "[{source: smollm2-135m, tensor_paralel: 2}]", "2:33: unknown key 'tensor_paralel'"),
     ("[smollm2-135m]", "[{source: smollm2-135m, rope: paper}]", "2:33: models.0.rope is 'paper'"),
@@ -115,6 +120,12 @@ def test_a_compression_becomes_the_methods_own_budget() -> None:
     text = GOOD.replace("token_budget: [256, 512]", "compression: [5, 10]")
     budgets = [c.budget for c in expand(parse_spec(text), describe_model) if c.method_label == "quest"]
     assert budgets == ["token_budget=192", "token_budget=96", "token_budget=400", "token_budget=192"]
+
+
+def test_a_compression_is_judged_at_the_campaigns_own_lengths() -> None:
+    text = GOOD.replace("quest: {token_budget: [256, 512]}", "snapkv: {compression: 40}")
+    cells = expand(parse_spec(text.replace("[1024, 2048]", "[7000]")), describe_model)
+    assert [c.budget for c in cells if c.method_label == "snapkv"] == ["token_capacity=175"]
 
 
 def test_the_window_follows_the_task_unless_given() -> None:
