@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from orchestrator.scheduler.chaos.processes import kill_tree
+from orchestrator.scheduler.chaos.processes import kill_tree, send
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 90.0
 START_TRIES = 3
+MARK = "FRONTIER_RAY_HEAD"
+"""Environment variable by which everything that the node has started is known, orphans included."""
 
 
 class RayHead:
@@ -23,7 +26,7 @@ class RayHead:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._temporary = Path("/tmp") / f"frontier-ray-{os.getpid()}"
         self._log = folder / "ray-start.log"
-        self._environment = environment
+        self._environment = {**environment, MARK: str(self._temporary)}
         for _ in range(START_TRIES):
             if self._starts():
                 return
@@ -53,19 +56,44 @@ class RayHead:
         """What Ray and its workers have written."""
         return [self._log, *sorted(self._temporary.glob("session_latest/logs/*.*"))]
 
+    def marked(self) -> list[int]:
+        """Living processes that the node or its workers have started."""
+        wanted = f"{MARK}={self._temporary}".encode()
+        return [
+            int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and wanted in _environ(entry)
+        ]
+
     def stop(self) -> None:
         """Kill the node, its workers and their engines, and remove Ray's folder."""
         kill_tree(self._process.pid)
         self._process.wait()
+        for process in self.marked():
+            send(process, signal.SIGKILL)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def num_gpus() -> int:
+def _environ(entry: Path) -> list[bytes]:
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+        return (entry / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def num_gpus() -> int:
+    return sum(line.startswith("GPU ") for line in _listed_gpus())
+
+
+def device() -> str:
+    """The machine's GPUs by name, or `cpu`."""
+    names = sorted({line.split(": ", 1)[1].split(" (")[0] for line in _listed_gpus() if line.startswith("GPU ")})
+    return f"{num_gpus()} x {', '.join(names)}" if names else "cpu"
+
+
+def _listed_gpus() -> list[str]:
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+        return []
 
 
 def environment_for(scratch: Path) -> dict[str, str]:

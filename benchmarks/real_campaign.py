@@ -34,7 +34,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.device_busy import DeviceBusy
-from benchmarks.ray_head import RayHead, environment_for, num_gpus
+from benchmarks.ray_head import RayHead, device, environment_for, num_gpus
+from orchestrator.scheduler.chaos.processes import command_of
 from orchestrator.store.naming import UnknownCampaign
 from orchestrator.store.session import open_store
 from orchestrator.store.views import campaign_header, iter_outcomes
@@ -228,7 +229,7 @@ def summary(campaign: Campaign, clock: Clock, busy: DeviceBusy) -> dict[str, Any
     begin = min((row.recorded_at - row.seconds_total for row in rows), default=0.0)
     end = max((row.recorded_at for row in rows), default=0.0)
     return {
-        "environment": environment(),
+        "environment": environment() | {"device": device()},
         "events": clock.events,
         "recorded": len(rows),
         "work_seconds": end - begin,
@@ -269,6 +270,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         clock.note(f"Ray is up with {num_gpus()} GPUs")
         with DeviceBusy() as busy:
             drive(campaign, head.address, clock, options.kill_at)
+        engines = [p for p in head.marked() if "EngineCore" in command_of(p)]
+        clock.note(f"engine processes that outlived the campaign: {len(engines)}")
         pack(head.logs(), out / "logs.tar.xz", LARGEST_LOG)
     finally:
         head.stop()
