@@ -108,15 +108,17 @@ def _backend(impl: Impl) -> ModuleType:
 
 def score_gradient(found: blocks.Gradients, prepared: Prepared) -> Tensor:
     """Gradient of the scores [kv_heads, n] from the kept part and the rows' means."""
-    pattern, scores = prepared.pattern, prepared.scores.to(found.kept.dtype)
-    tau = pattern.thresholds.to(scores.dtype).contiguous()
-    mean = found.rows / pattern.num_fractional.clamp(min=1)
-    running = torch.nn.functional.pad(mean.cumsum(-1), (1, 0))
+    scores, n = prepared.scores.to(found.kept.dtype), prepared.scores.shape[-1]
+    tau = prepared.pattern.thresholds.to(scores.dtype).contiguous()
     # Key j is fractional from the first row with τ > u_j − 1 to the last with τ < u_j, once it competes.
     begin = torch.searchsorted(tau, (scores - 1).contiguous(), right=True)
     end = torch.searchsorted(tau, scores.contiguous())
-    n = scores.shape[-1]
     begin = torch.maximum(begin, torch.arange(n, device=begin.device) + prepared.budget.window).clamp(max=n)
     end = torch.maximum(begin, end)
+    # Counted from the same runs, so that a row's mean is over just the keys that it is taken from.
+    one = torch.ones_like(scores)
+    change = torch.zeros(len(scores), n + 1, dtype=scores.dtype, device=scores.device)
+    count = change.scatter_add_(1, begin, one).scatter_add_(1, end, -one).cumsum(-1)[:, :n]
+    running = torch.nn.functional.pad((found.rows / count.clamp(min=1)).cumsum(-1), (1, 0))
     tail: Tensor = running.gather(-1, end) - running.gather(-1, begin)
     return found.kept - tail

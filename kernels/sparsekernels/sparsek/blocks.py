@@ -131,7 +131,9 @@ def _block(number: int, rows: slice, prepared: Prepared) -> _Block:
     ends = pattern.ends.gather(1, keys)[:, None]
     is_listed = torch.cat((torch.zeros_like(near, dtype=torch.bool).expand(len(scores), -1), real), 1)[:, None]
     strip = is_listed & (distance >= window) & (at[:, None] < ends)
-    gates = (scores.gather(1, keys)[:, None] - pattern.thresholds[:, rows, None]).clamp(0.0, 1.0)
-    fractional = strip & (gates > 0) & (gates < 1)
+    u, tau = scores.gather(1, keys)[:, None], pattern.thresholds[:, rows, None]
+    gates = (u - tau).clamp(0.0, 1.0)
+    # Rounded as in `attention.score_gradient`: 0 < u − τ < 1 can differ from it in the last bit.
+    fractional = strip & (tau < u) & (tau > u - 1)
     plain = ~strip | (prepared.gating is Gating.STRAIGHT_THROUGH)
     return _Block(rows, keys, in_window | strip, torch.where(plain, torch.ones_like(gates), gates), fractional)

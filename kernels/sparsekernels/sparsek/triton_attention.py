@@ -22,6 +22,9 @@ from sparsekernels.sparsek.definition import Gating
 if TYPE_CHECKING:
     from sparsekernels.sparsek.attention import Prepared
 
+LIST_PARTS = 4
+"""Programs that share a row block's list in the backward: a short sequence has few blocks and many processors."""
+
 
 @triton.jit
 def _window_mask(rows, keys, window, n):
@@ -43,6 +46,13 @@ def _listed(indices, scores, ends, place, stop, BLOCK_N: tl.constexpr):
 @triton.jit
 def _strip_mask(rows, keys, e, window, n):
     return (rows[:, None] - keys[None, :] >= window) & (rows[:, None] < e[None, :]) & (rows[:, None] < n)
+
+
+@triton.jit
+def _gates(u, tau):
+    """Gates [M, N], and which are strictly inside (0, 1), rounded as in `attention.score_gradient`."""
+    gates = tl.minimum(tl.maximum(u[None, :] - tau[:, None], 0.0), 1.0)
+    return gates, (tau[:, None] < u[None, :]) & (tau[:, None] > (u - 1.0)[None, :])
 
 
 @triton.jit
@@ -97,7 +107,7 @@ def _forward(
         keys, u, e = _listed(index_ptr, u_ptr + kv * n, end_ptr + kv * n, at, stop, BLOCK_N)
         keys_t = tl.load(k_ptr + keys[None, :] * D + d[:, None])
         values = tl.load(v_ptr + keys[:, None] * D + d[None, :])
-        gates = tl.minimum(tl.maximum(u[None, :] - tau[:, None], 0.0), 1.0)
+        gates, _ = _gates(u, tau)
         mask = _strip_mask(rows, keys, e, window, n)
         m, total, acc = _accumulate(q, keys_t, values, gates, mask, scale, m, total, acc, GATE_KEYS, GATE_VALUES)
     safe = tl.where(total > 0, total, 1.0)
@@ -130,12 +140,12 @@ def _weights(
 
 @triton.jit
 def _backward_rows(
-    q_ptr, k_ptr, v_ptr, u_ptr, tau_ptr, end_ptr, index_ptr, start_ptr, grad_ptr, lse_ptr, delta_ptr, dq_ptr, row_ptr,
-    n, num_lists, group, scale, window,
+    q_ptr, k_ptr, v_ptr, u_ptr, tau_ptr, end_ptr, index_ptr, start_ptr, out_ptr, grad_ptr, lse_ptr,
+    delta_ptr, dq_ptr, row_ptr, n, num_lists, group, scale, window,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROW_BLOCK: tl.constexpr,
     GATE_KEYS: tl.constexpr, GATE_VALUES: tl.constexpr, KEY_TERM: tl.constexpr,
 ):  # fmt: skip
-    """dq, and the sum over kept fractional keys of dL/dp for every row of one query head."""
+    """dq, out · d_out (δ), and the sum over kept fractional keys of dL/dp, for every row of one query head."""
     block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     kv = head // group
     first = block * BLOCK_M
@@ -146,7 +156,9 @@ def _backward_rows(
     q = tl.load(q_ptr + at_rows, mask=inside[:, None], other=0.0)
     d_out = tl.load(grad_ptr + at_rows, mask=inside[:, None], other=0.0)
     lse = tl.load(lse_ptr + head * n + rows, mask=inside, other=0.0)
-    delta = tl.load(delta_ptr + head * n + rows, mask=inside, other=0.0)
+    out = tl.load(out_ptr + at_rows, mask=inside[:, None], other=0.0)
+    delta = tl.sum(out.to(tl.float32) * d_out.to(tl.float32), 1)
+    tl.store(delta_ptr + head * n + rows, delta, mask=inside)
     tau = tl.load(tau_ptr + kv * n + rows, mask=inside, other=0.0)
     dq = tl.zeros((BLOCK_M, D), tl.float32)
     row_sum = tl.zeros((BLOCK_M,), tl.float32)
@@ -166,13 +178,12 @@ def _backward_rows(
         keys, u, e = _listed(index_ptr, u_ptr + kv * n, end_ptr + kv * n, at, stop, BLOCK_N)
         k = tl.load(k_ptr + keys[:, None] * D + d[None, :])
         v = tl.load(v_ptr + keys[:, None] * D + d[None, :])
-        distance = u[None, :] - tau[:, None]
-        gates = tl.minimum(tl.maximum(distance, 0.0), 1.0)
+        gates, fractional = _gates(u, tau)
         mask = _strip_mask(rows, keys, e, window, n)
         _, d_content, d_gates = _weights(
             q, k, v, d_out, lse, delta, gates, mask, scale, GATE_KEYS, GATE_VALUES, KEY_TERM
         )
-        row_sum += tl.sum(tl.where((distance > 0) & (distance < 1), d_gates, 0.0), 1)
+        row_sum += tl.sum(tl.where(fractional, d_gates, 0.0), 1)
         dq += tl.dot(d_content.to(k.dtype), k, input_precision="ieee")
     tl.store(dq_ptr + at_rows, (dq * scale).to(dq_ptr.dtype.element_ty), mask=inside[:, None])
     tl.store(row_ptr + head * n + rows, row_sum, mask=inside)
@@ -216,15 +227,15 @@ def _backward_window_keys(
 def _backward_listed_keys(
     q_ptr, k_ptr, v_ptr, u_ptr, tau_ptr, end_ptr, index_ptr, start_ptr, grad_ptr, lse_ptr, delta_ptr,
     dk_ptr, dv_ptr, kept_ptr, n, num_lists, group, scale, window,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROW_BLOCK: tl.constexpr,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ROW_BLOCK: tl.constexpr, PARTS: tl.constexpr,
     GATE_KEYS: tl.constexpr, GATE_VALUES: tl.constexpr, KEY_TERM: tl.constexpr,
 ):  # fmt: skip
-    """Adds the share of one row block to the gradients of its listed keys."""
+    """Adds the share of one row block to the gradients of one part of its listed keys."""
     block, kv = tl.program_id(0), tl.program_id(1).to(tl.int64)
     d = tl.arange(0, D)
     place = tl.load(start_ptr + kv * (num_lists + 1) + block)
     stop = tl.load(start_ptr + kv * (num_lists + 1) + block + 1)
-    for at in range(place, stop, BLOCK_N):
+    for at in range(place + tl.program_id(2) * BLOCK_N, stop, BLOCK_N * PARTS):
         keys, u, e = _listed(index_ptr, u_ptr + kv * n, end_ptr + kv * n, at, stop, BLOCK_N)
         at_keys = (kv * n + keys[:, None]) * D + d[None, :]
         k, v = tl.load(k_ptr + at_keys), tl.load(v_ptr + at_keys)
@@ -241,13 +252,12 @@ def _backward_listed_keys(
             lse = tl.load(lse_ptr + head * n + rows, mask=inside, other=0.0)
             delta = tl.load(delta_ptr + head * n + rows, mask=inside, other=0.0)
             tau = tl.load(tau_ptr + kv * n + rows, mask=inside, other=0.0)
-            distance = u[None, :] - tau[:, None]
-            gates = tl.minimum(tl.maximum(distance, 0.0), 1.0)
+            gates, fractional = _gates(u, tau)
             mask = _strip_mask(rows, keys, e, window, n)
             weights, d_content, d_gates = _weights(
                 q, k, v, d_out, lse, delta, gates, mask, scale, GATE_KEYS, GATE_VALUES, KEY_TERM
             )
-            kept += tl.sum(tl.where((distance > 0) & (distance < 1), d_gates, 0.0), 0)
+            kept += tl.sum(tl.where(fractional, d_gates, 0.0), 0)
             dk += tl.dot(tl.trans(d_content.to(q.dtype)), q, input_precision="ieee")
             dv += tl.dot(tl.trans(weights.to(d_out.dtype)), d_out, input_precision="ieee")
         real = at + tl.arange(0, BLOCK_N) < stop
@@ -276,9 +286,8 @@ def backward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Te
     """Gradients before the operator's Jacobian; see `blocks.backward`."""
     heads, n, d = q.shape
     kv_heads, group = len(k), heads // len(k)
-    delta = (out.float() * grad.float()).sum(-1)
     dq = torch.empty_like(q)
-    row_sums = torch.empty(heads, n, dtype=torch.float32, device=q.device)
+    row_sums, delta = (torch.empty(heads, n, dtype=torch.float32, device=q.device) for _ in range(2))
     dk, dv = (torch.empty(k.shape, dtype=torch.float32, device=q.device) for _ in range(2))
     kept = torch.zeros(kv_heads, n, dtype=torch.float32, device=q.device)
     pattern, row_block = _pattern(prepared), prepared.lists.row_block
@@ -286,13 +295,27 @@ def backward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Te
     numbers = (n, _num_lists(prepared), group, prepared.scale, prepared.budget.window)
     flags = _gate_flags(prepared.gating)
     _backward_rows[(triton.cdiv(n, sizes["BLOCK_M"]), heads)](
-        q, k, v, *pattern, grad, lse, delta, dq, row_sums, *numbers, ROW_BLOCK=row_block, **flags, **sizes
+        q, k, v, *pattern, out, grad, lse, delta, dq, row_sums, *numbers, ROW_BLOCK=row_block, **flags, **sizes
     )
     _backward_window_keys[(triton.cdiv(n, sizes["BLOCK_N"]), kv_heads)](
         q, k, v, grad, lse, delta, dk, dv, n, group, prepared.scale, prepared.budget.window, **sizes
     )
-    _backward_listed_keys[(_num_lists(prepared), kv_heads)](
-        q, k, v, *pattern, grad, lse, delta, dk, dv, kept, *numbers, ROW_BLOCK=row_block, **flags, **sizes
+    _backward_listed_keys[(_num_lists(prepared), kv_heads, LIST_PARTS)](
+        q,
+        k,
+        v,
+        *pattern,
+        grad,
+        lse,
+        delta,
+        dk,
+        dv,
+        kept,
+        *numbers,
+        ROW_BLOCK=row_block,
+        PARTS=LIST_PARTS,
+        **flags,
+        **sizes,
     )
     return Gradients(dq, dk.to(k.dtype), dv.to(v.dtype), kept, row_sums.view(kv_heads, group, n).sum(1))
 
