@@ -31,7 +31,7 @@ from workers.failures import EngineError
 from workers.vllm_engine import VllmEngine
 
 COMPRESSIONS = (4, 8, 16, 32, 64)
-WARM_UP_TOKENS = 4
+WARM_UP_TOKENS = 24
 
 Key = tuple[str, int]
 """A cell and the number of a prompt."""

@@ -73,6 +73,7 @@ class Campaign:
     name: str
     store: Path
     log: Path
+    engine: str
     environment: dict[str, str]
 
     def command(self, *arguments: str) -> list[str]:
@@ -84,7 +85,7 @@ class Campaign:
         limits = ["--wall-time", f"{max(1.0, wall_seconds):.0f}", "--grace", f"{GRACE_SECONDS:.0f}"]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                self.command("run", str(self.spec), "--ray", address, "--plain", *limits),
+                self.command("run", str(self.spec), "--ray", address, "--engine", self.engine, "--plain", *limits),
                 env=self.environment, stdout=log, stderr=log,
             )  # fmt: skip
 
@@ -248,6 +249,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", help="folder of the model, instead of the spec's first")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seconds", type=float, default=400.0, help="time for everything")
+    parser.add_argument("--engine", default="vllm", help="fake for a rehearsal without a model")
     parser.add_argument("--kill-at", type=float, default=0.3, help="share of the samples before the kill")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the spec, such as samples=2"
@@ -264,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scratch = Path(tempfile.mkdtemp(prefix="frontier-campaign-"))
     environment = environment_for(scratch)
     spec, name = written_spec(options.spec, options.model, options.set, scratch)
-    campaign = Campaign(spec, name, scratch / "store.sqlite", out / "campaign.log", environment)
+    campaign = Campaign(spec, name, scratch / "store.sqlite", out / "campaign.log", options.engine, environment)
     head = RayHead(scratch, environment)
     try:
         clock.note(f"Ray is up with {num_gpus()} GPUs")
