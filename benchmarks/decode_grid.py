@@ -83,8 +83,9 @@ class Grid:
 
     def warm_up(self) -> None:
         """Every kernel at the shapes of the run: a prompt of its own under all cells, together and dense alone."""
-        self.run(list(self.requests(list(self.cells), [-1], "warm up")), WARM_UP_TOKENS)
-        self.run(list(self.requests(list(self.cells)[:2], [-2], None)), WARM_UP_TOKENS)
+        few = min(WARM_UP_TOKENS, self._options.output_tokens)
+        self.run(list(self.requests(list(self.cells), [-1], "warm up")), few)
+        self.run(list(self.requests(list(self.cells)[:2], [-2], None)), few)
 
 
 def measure(grid: Grid, options: argparse.Namespace, deadline: float, busy: DeviceBusy) -> dict[str, Any]:
