@@ -120,7 +120,7 @@ def adapt(model: Any, tokenizer: Any, plan: Plan, progress: Progress) -> Trained
     facts = {"data": windows.description, "recipe": str(recipe), "warm_start_r2": round(explained, 4)}
     progress.stage("choosing slopes by captured attention")
     trained = start.scorers.to_adapter(fingerprint_tensors(model.state_dict()), facts)
-    adapter = choose_slopes(model, trained, training[: plan.num_slopes], recipe.budget)
+    adapter = choose_slopes(model, trained, training[: plan.num_slopes], recipe.budget, impl=recipe.impl)
     path = plan.out / ADAPTER_FILE
     save_adapter(adapter, path)
     progress.stage("held-out losses", NUM_POLICIES)

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from sparsekernels.sparsek.adapter import Adapter
-from sparsekernels.sparsek.pattern import Budget, causal_pattern, strip_mask, window_mask
+from sparsekernels.sparsek.attention import Impl, pattern_of
+from sparsekernels.sparsek.pattern import Budget, strip_mask, window_mask
 from torch import Tensor
 
 from workers.adapt.attend import attention, dense
@@ -28,6 +29,8 @@ class Captured:
     budget: Budget
     spread: Tensor
     """[layers, kv_heads] standard deviation of the scores without slope."""
+    impl: Impl = Impl.TORCH
+    """What finds the end rows."""
     mass: Tensor = field(init=False)
     """[layers, kv_heads, horizons]"""
 
@@ -42,7 +45,7 @@ class Captured:
             for number, horizon in enumerate(HORIZONS):
                 slope = self.spread[layer].to(content.device) / horizon
                 scores = content + slope[:, None] * positions.to(content.device)
-                seen = _seen(scores, self.budget)[:, self.budget.slots :]
+                seen = _seen(scores, self.budget, self.impl)[:, self.budget.slots :]
                 self.mass[layer, :, number] += (weights * seen).sum((1, 2)).double().cpu()
         return dense(q, k, v, scale)
 
@@ -65,12 +68,12 @@ class Spread:
         return dense(q, k, v, scale)
 
 
-def choose_slopes(model: Any, adapter: Adapter, windows: Tensor, budget: Budget) -> Adapter:
+def choose_slopes(model: Any, adapter: Adapter, windows: Tensor, budget: Budget, *, impl: Impl = Impl.TORCH) -> Adapter:
     """The adapter with, for each head, the slope that captures most attention in dense passes over `windows`."""
     spread = Spread(adapter)
     _run(model, spread, windows[:1])
     deviation = (spread.squares / spread.count).sqrt().float()
-    captured = Captured(adapter, budget, deviation)
+    captured = Captured(adapter, budget, deviation, impl)
     _run(model, captured, windows)
     best = torch.tensor(HORIZONS)[captured.mass.argmax(-1)]
     return Adapter(
@@ -98,9 +101,8 @@ def _weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return logits.masked_fill(~causal, -torch.inf).softmax(-1).mean(1)
 
 
-def _seen(scores: Tensor, budget: Budget) -> Tensor:
+def _seen(scores: Tensor, budget: Budget, impl: Impl) -> Tensor:
     """bool [kv_heads, n, n]: what each row reads."""
     rows = torch.arange(scores.shape[1], device=scores.device)
-    chunk = None if scores.device.type == "cpu" else 256
-    strips = strip_mask(causal_pattern(scores, budget, chunk=chunk).ends, budget.window, rows)
+    strips = strip_mask(pattern_of(scores, budget, impl).ends, budget.window, rows)
     return strips | window_mask(len(rows), budget.window, rows)

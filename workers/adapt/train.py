@@ -18,6 +18,9 @@ from torch import Tensor
 from workers.adapt.attend import Dense, Local, Scored, attention
 from workers.adapt.scorers import Scorers
 
+LOGIT_ROWS = 2048
+"""Rows whose logits are held at once in end-to-end training."""
+
 
 class Objective(StrEnum):
     """What the scorers learn from."""
@@ -92,22 +95,36 @@ def _step(model: Any, scorers: Scorers, ids: Tensor, recipe: Recipe) -> float:
         with torch.no_grad(), attention(model, policy):
             model.model(input_ids=ids, use_cache=False)
         return float(torch.stack(policy.losses).mean())
+    return _distill(model, scorers, ids, recipe)
+
+
+def _distill(model: Any, scorers: Scorers, ids: Tensor, recipe: Recipe) -> float:
+    """One end-to-end step. Logits exist for LOGIT_ROWS rows at a time: a long window's would not fit a device."""
     with torch.no_grad(), attention(model, Dense()):
-        teacher = model(input_ids=ids, use_cache=False).logits
+        teacher = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
     with attention(model, Scored(scorers, recipe.budget, recipe.gating, recipe.impl)):
-        logits = model(input_ids=ids, use_cache=False).logits
-    loss = distillation_loss(logits, teacher, ids, recipe.kl_weight)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+        states = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    student = states.detach()[:, :-1].flatten(0, 1).requires_grad_()
+    following, total = ids[:, 1:].flatten().long(), 0.0
+    for mine, its, tokens in zip(*(x.split(LOGIT_ROWS) for x in (student, teacher, following)), strict=True):
+        with torch.no_grad():
+            target = model.lm_head(its)
+        loss = distillation_loss(model.lm_head(mine), target, tokens, recipe.kl_weight) / len(following)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    assert student.grad is not None
+    states[:, :-1].backward(student.grad.view_as(states[:, :-1]))  # type: ignore[no-untyped-call]
+    return total
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor, ids: Tensor, kl_weight: float) -> Tensor:
-    """Mean next-token cross-entropy plus `kl_weight` · KL(teacher ‖ student), nats a token."""
-    log_probs = logits[:, :-1].float().log_softmax(-1)
-    entropy = torch.nn.functional.nll_loss(log_probs.flatten(0, 1), ids[:, 1:].flatten().long())
-    target = teacher[:, :-1].float().log_softmax(-1)
-    divergence = (target.exp() * (target - log_probs)).sum(-1).mean()
-    return entropy + kl_weight * divergence
+def distillation_loss(logits: Tensor, teacher: Tensor, tokens: Tensor, kl_weight: float) -> Tensor:
+    """Sum over rows of next-token cross-entropy plus `kl_weight` · KL(teacher ‖ student), nats.
+
+    `logits` and `teacher` [rows, vocabulary], `tokens` [rows]: what follows each row.
+    """
+    log_probs, target = logits.float().log_softmax(-1), teacher.float().log_softmax(-1)
+    entropy = torch.nn.functional.nll_loss(log_probs, tokens, reduction="sum")
+    return entropy + kl_weight * (target.exp() * (target - log_probs)).sum()
 
 
 def _save(path: Path, scorers: Scorers, optimizer: Any, recipe: Recipe, losses: list[float]) -> None:

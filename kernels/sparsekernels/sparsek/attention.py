@@ -70,14 +70,18 @@ def sparsek_attention(
 
 def prepare(scores: Tensor, budget: Budget, gating: Gating, scale: float, row_block: int, impl: Impl) -> Prepared:
     """Thresholds, end rows and key lists of `scores` [kv_heads, n]."""
+    pattern = pattern_of(scores.detach(), budget, impl)
+    lists = candidates(pattern, budget.window, row_block)
+    return Prepared(with_sinks(scores.detach(), budget.sinks), pattern, lists, budget, gating, scale)
+
+
+def pattern_of(scores: Tensor, budget: Budget, impl: Impl) -> CausalPattern:
+    """Thresholds and end rows of `scores` [kv_heads, n]."""
     if impl is Impl.TRITON:
         from sparsekernels.sparsek.triton_pattern import causal_pattern_triton
 
-        pattern = causal_pattern_triton(scores.detach(), budget)
-    else:
-        pattern = causal_pattern(scores.detach(), budget, chunk=None if scores.device.type == "cpu" else 256)
-    lists = candidates(pattern, budget.window, row_block)
-    return Prepared(with_sinks(scores.detach(), budget.sinks), pattern, lists, budget, gating, scale)
+        return causal_pattern_triton(scores, budget)
+    return causal_pattern(scores, budget, chunk=None if scores.device.type == "cpu" else 256)
 
 
 class _Attention(torch.autograd.Function):

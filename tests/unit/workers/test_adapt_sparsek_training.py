@@ -19,6 +19,7 @@ from sparsekernels.sparsek.scorer import Source, features  # noqa: E402
 
 from tests.support.words import WordTokenizer, write_documents  # noqa: E402
 from workers.adapt import text  # noqa: E402
+from workers.adapt import train as training  # noqa: E402
 from workers.adapt.attend import Adapted, Dense, Scored, attention  # noqa: E402
 from workers.adapt.evaluate import window_losses  # noqa: E402
 from workers.adapt.pipeline import Plan, Progress, adapt  # noqa: E402
@@ -104,6 +105,26 @@ def test_training_lowers_its_loss_and_resumes_to_the_same_numbers(
     assert torch.allclose(fresh.direction, whole.direction, atol=1e-4)
     with pytest.raises(ValueError, match="another recipe"):
         train(model, fresh, windows[:2], replace(recipe, seed=9), checkpoint=path)
+
+
+def test_end_to_end_gradient_is_that_of_the_whole_windows_loss(
+    model: Any, windows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(budget=BUDGET, steps=1, objective=Objective.END_TO_END, kl_weight=0.7)
+    scorers = start(model, windows).scorers
+    monkeypatch.setattr(training, "LOGIT_ROWS", 17)
+    ids = windows[:2]
+    found = training._step(model.requires_grad_(False), scorers, ids, recipe)
+    in_parts = scorers.direction.grad.clone()
+    scorers.zero_grad(set_to_none=True)
+    with attention(model, Scored(scorers, BUDGET, recipe.gating, Impl.TORCH)):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+    target = model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+    entropy = torch.nn.functional.nll_loss(logits.flatten(0, 1), ids[:, 1:].flatten())
+    whole = entropy + 0.7 * (target.exp() * (target - logits)).sum(-1).mean()
+    whole.backward()
+    assert found == pytest.approx(float(whole), rel=1e-5)
+    assert torch.allclose(in_parts, scorers.direction.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_masked_shortcut_equals_the_blocks(model: Any, windows: Any) -> None:
