@@ -8,7 +8,7 @@ from torch import Tensor
 from sparsekernels.attend.triton_decode import Scratch, decode_lists
 from sparsekernels.decode import KeptAddresses, KeptSlots, with_generated
 from sparsekernels.executors import Executor
-from sparsekernels.index.quest import select, update_summaries
+from sparsekernels.index.quest import build_summaries, select, update_summaries
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods.quest import PageLists
 from sparsekernels.virtual import VirtualCache, VirtualLists, virtual_cache
@@ -108,4 +108,12 @@ def attend_kept_at(
     )  # fmt: skip
 
 
-__all__ = ["attend_kept", "attend_kept_at", "attend_pages", "page_units", "select", "update_summaries"]
+__all__ = [
+    "attend_kept",
+    "attend_kept_at",
+    "attend_pages",
+    "build_summaries",
+    "page_units",
+    "select",
+    "update_summaries",
+]

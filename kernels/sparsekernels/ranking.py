@@ -21,7 +21,9 @@ def top_mask(scores: Tensor, counts: int | Tensor) -> Tensor:
 def ascending_ids(mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Ids of the True entries of [..., N], ascending, as int32 [..., width], and their counts int32 [...].
 
-    Entries behind the count are arbitrary valid ids. `width` must hold the longest row.
+    Entries behind the count are zero. `width` must hold the longest row.
     """
-    order = torch.sort((~mask).to(torch.uint8), dim=-1, stable=True).indices
-    return order[..., :width].to(torch.int32), mask.sum(-1).to(torch.int32)
+    place = torch.where(mask, mask.cumsum(-1) - 1, width).clamp_(max=width)
+    ids = torch.zeros((*mask.shape[:-1], width + 1), dtype=torch.int32, device=mask.device)
+    every = torch.arange(mask.shape[-1], dtype=torch.int32, device=mask.device).expand(mask.shape)
+    return ids.scatter_(-1, place, every)[..., :width], mask.sum(-1).to(torch.int32)

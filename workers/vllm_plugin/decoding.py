@@ -49,8 +49,32 @@ class Group:
     """A bound, rounded up so that kernels see few different values."""
     max_budget: int
 
-    rebuilt: tuple[int, ...]
+    rebuilt: FreshRows | None
     """One row, the last, of each request whose page summaries are built anew."""
+
+    @property
+    def has_continuing(self) -> bool:
+        return self.rebuilt is None or len(self.rebuilt.spans) < len(self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class FreshRows:
+    """Rows whose requests have no page summaries yet."""
+
+    spans: tuple[Span, ...]
+    """In the order of the numbers."""
+    numbers: Tensor
+    """int32 [2, n] on the device: rows of the block table, and how many tokens are in the cache."""
+    max_length: int
+    page_size: int
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, Span, int]], page_size: int, device: torch.device) -> FreshRows:
+        """From (row of the block table, span, tokens); one copy to the device."""
+        numbers = torch.tensor([[row for row, _, _ in rows], [length for _, _, length in rows]], dtype=torch.int32)
+        if device.type == "cuda":
+            numbers = numbers.pin_memory().to(device, non_blocking=True)
+        return cls(tuple(span for _, span, _ in rows), numbers, max(length for _, _, length in rows), page_size)
 
 
 def group_key(method: MethodChoice) -> tuple[str, int, bool]:
@@ -96,8 +120,16 @@ def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Grou
         slots=torch.where(numbers[4] > 0, metadata.slot_mapping[numbers[0]], -1),
         max_generated=-(-max(s.end_position - s.request.prompt_length for s in spans) // 256) * 256,
         max_budget=max(budgets),
-        rebuilt=tuple({id(s.request): i for i, s in enumerate(spans) if not s.continues}.values()),
+        rebuilt=_rebuilt(spans, device),
     )
+
+
+def _rebuilt(spans: tuple[Span, ...], device: torch.device) -> FreshRows | None:
+    last = {id(s.request): i for i, s in enumerate(spans) if not s.continues}
+    method = spans[0].request.method.decode
+    if not last or not isinstance(method, Quest):
+        return None
+    return FreshRows.of([(i, spans[i], spans[i].end_position) for i in last.values()], method.page_size, device)
 
 
 def _where(spans: tuple[Span, ...], tokens: Tensor) -> Tensor | slice:
@@ -163,10 +195,17 @@ class Decoder:
 
     # steps of decode rows alone, whose launches a CUDA graph may hold -------------------------------------------------
 
-    def prepare(self, request_table: Tensor, keys: Tensor, length: int, page_size: int) -> None:
-        """Page summaries of a request's first `length` tokens, before its first row that `run_step` takes."""
-        store = self._store(page_size, keys)
-        quest.build_summaries(store, keys, request_table, length, page_size)
+    def build(self, keys: Tensor, block_table: Tensor, fresh: FreshRows) -> None:
+        """Page summaries of requests that have none, from their keys in the cache."""
+        store = self._store(fresh.page_size, keys)
+        rows, lengths = fresh.numbers
+        if self.executor != "reference":
+            _fused().build_summaries(
+                store, keys, block_table, rows, lengths, page_size=fresh.page_size, max_length=fresh.max_length
+            )
+            return
+        for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):
+            quest.build_summaries(store, keys, block_table[row], length, fresh.page_size)
 
     def run_step(self, call: LayerCall, step: Step, keys: Tensor, values: Tensor) -> None:
         """Attend for every sparse row of the step's tables. Padded rows become zero unless dense rows were written."""
@@ -259,10 +298,9 @@ class Decoder:
     def _summaries(self, call: LayerCall, group: Group, cache: KeyValues, page_size: int) -> Tensor:
         """The layer's store, with the pages of this group's requests up to date."""
         store = self._store(page_size, cache.keys)
-        for i in group.rebuilt:
-            length = group.spans[i].end_position
-            quest.build_summaries(store, cache.keys, group.block_table[i], length, page_size)
-        if len(group.rebuilt) < len(group.spans):
+        if group.rebuilt is not None:
+            self.build(cache.keys, group.block_table, group.rebuilt)
+        if group.has_continuing:
             self._update(store, call.key[group.tokens], group.slots, page_size)
         return store
 

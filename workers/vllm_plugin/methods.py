@@ -6,7 +6,6 @@ is remembered between steps, and what is measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from workers.vllm_plugin.attention import LayerCall
 from workers.vllm_plugin.chosen import observe, place_of
-from workers.vllm_plugin.decoding import Decoder
+from workers.vllm_plugin.decoding import Decoder, FreshRows
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
 from workers.vllm_plugin.requests import Kept
@@ -94,7 +93,9 @@ class SparseMethods:
             return
         votes = self._votes(queries, cache, request.prompt_length, method)
         kept = snapkv.keep(votes, method, self.ranks.gather_votes)
-        request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")
+        # To cut the lists to the longest, the host must know the counts: on a GPU it would wait for them.
+        cut = method.name == "ada_snapkv" and queries.device.type == "cpu"
+        request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=cut)
 
     def _votes(self, queries: Tensor, cache: KeyValues, length: int, method: Any) -> Tensor:
         """Smoothed votes [KV heads, length] of the last rows `queries` over the one sequence in `cache`."""
@@ -123,11 +124,9 @@ class SparseMethods:
         """Tokens in a page of the cache."""
         return int(self._keys_values(cache)[0].shape[1])
 
-    def prepare_rows(self, cache: Tensor, block_table: Tensor, rows: Sequence[tuple[int, int, int]]) -> None:
-        """Page summaries of rows that come new into a step: (row of the table, tokens so far, Quest's page size)."""
-        keys, _ = self._keys_values(cache)
-        for row, length, page_size in rows:
-            self.decoder.prepare(block_table[row], keys, length, page_size)
+    def prepare_rows(self, cache: Tensor, block_table: Tensor, fresh: FreshRows) -> None:
+        """Page summaries of rows that come new into a step of decode rows alone."""
+        self.decoder.build(self._keys_values(cache)[0], block_table, fresh)
 
 
 def votes_by_head(queries: Tensor, keys: Tensor, method: Any, scale: float) -> Tensor:

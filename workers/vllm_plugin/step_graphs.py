@@ -8,16 +8,20 @@ costs as much as some tens of steps. Model runner V2 alone gives the fixed addre
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from sparsekernels.parameters import Quest
 
 from workers.vllm_plugin import DECODE_GRAPHS
-from workers.vllm_plugin.plan import Plan
+from workers.vllm_plugin.decoding import FreshRows
+from workers.vllm_plugin.plan import Plan, Span
 from workers.vllm_plugin.session import Session
 from workers.vllm_plugin.step_tables import Step, StepShape, StepTables, shape_of
 
@@ -47,6 +51,7 @@ class StepGraphs:
         self.shape: StepShape | None = None
         """Shape of the step that is about to run from a graph or to be captured."""
         self.num_captured = 0
+        self.seconds_captured = 0.0
         self.num_replayed = 0
         runner.model.forward = self.forward
         runner.model_state.prepare_attn = self._padded(runner.model_state.prepare_attn)
@@ -100,12 +105,13 @@ class StepGraphs:
 
     def _prepare(self, plan: Plan) -> None:
         """Page summaries of the requests that have none yet."""
-        fresh = [
-            (span.row, span.first_position, span.request.method.decode.page_size)
-            for span in plan.decode
-            if not span.continues and span.request.method.decode is not None
-        ]
-        if fresh:
+        new: dict[int, list[tuple[int, Span, int]]] = {}
+        for span in plan.decode:
+            method = span.request.method.decode
+            if not span.continues and isinstance(method, Quest):
+                new.setdefault(method.page_size, []).append((span.row, span, span.first_position))
+        for page_size, rows in new.items():
+            fresh = FreshRows.of(rows, page_size, self._runner.device)
             for name, layer in self._layers.items():
                 layer.impl.prepare_rows(layer.kv_cache, self._metadata(name).block_table, fresh)
 
@@ -117,11 +123,13 @@ class StepGraphs:
     def _capture(self, key: tuple[Any, ...], shape: StepShape, args: Any, kwargs: Any) -> Any:
         """Run the step, then record it for the next ones; the recording itself computes nothing."""
         output = self._run(shape, args, kwargs)
+        started = time.monotonic()
         graph = torch.cuda.CUDAGraph()
         with _recording(graph, self._runner):
             recorded = self._run(shape, args, kwargs)
         self._graphs[key] = Captured(graph, recorded)
         self.num_captured += 1
+        self.seconds_captured += time.monotonic() - started
         while len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)
         return output
@@ -140,16 +148,22 @@ def _addresses(values: Any) -> list[Any]:
     return [(v.data_ptr(), v.shape) if isinstance(v, torch.Tensor) else v for v in values]
 
 
-def _recording(graph: Any, runner: Any) -> Any:
-    """A capture that lets other threads (NCCL's watchdog, the copies of sampled tokens) use the device meanwhile."""
-    from contextlib import ExitStack
+@contextmanager
+def _recording(graph: Any, runner: Any) -> Iterator[None]:
+    """A capture that lets other threads (NCCL's watchdog, the copies of sampled tokens) use the device meanwhile.
 
+    Not `torch.cuda.graph`, which gives the allocator's memory back and collects garbage first: fine at the start, but
+    a second lost in the middle of the work.
+    """
     from vllm.distributed.parallel_state import graph_capture
 
-    stack = ExitStack()
-    stack.enter_context(graph_capture(device=runner.device))
-    stack.enter_context(torch.cuda.graph(graph, runner.cudagraph_manager.pool, capture_error_mode="thread_local"))
-    return stack
+    torch.cuda.synchronize()
+    with graph_capture(device=runner.device):
+        graph.capture_begin(pool=runner.cudagraph_manager.pool, capture_error_mode="thread_local")
+        try:
+            yield
+        finally:
+            graph.capture_end()
 
 
 def supports(runner: Any, layers: dict[str, Any]) -> bool:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from workers.engine import PAGE_SUMMARY_SHARE
 from workers.vllm_plugin import register
 from workers.vllm_plugin.graphs import guard_graphs
 from workers.vllm_plugin.parallel import current_ranks
 from workers.vllm_plugin.session import Session
 from workers.vllm_plugin.step_graphs import StepGraphs, supports
-
-SUMMARY_SHARE = 17
-"""One part in 17: a maximum and a minimum for every 16 tokens, beside the keys and values of those tokens."""
 
 
 class SparseWorker:
@@ -57,7 +55,7 @@ class SparseWorker:
         """Leaves room for Quest's page summaries, which live outside vLLM's cache."""
         available = int(super().determine_available_memory())  # type: ignore[misc]
         fixed = self.model_runner.vllm_config.cache_config.kv_cache_memory_bytes is not None
-        return available if fixed else available - available // SUMMARY_SHARE
+        return available if fixed else available - available // PAGE_SUMMARY_SHARE
 
     def frontier_reports(self, wanted: list[tuple[str, int]]) -> list[dict[str, Any] | None]:
         """Reports of (request id, number of decode steps) in order, as plain data that any process can read."""
@@ -77,6 +75,7 @@ class SparseWorker:
             "kv_cache_shape": tuple(first.kv_cache.shape),
             "executor": getattr(first.impl, "executor", "stock"),
             "graphs_captured": 0 if self.graphs is None else self.graphs.num_captured,
+            "graphs_seconds": 0.0 if self.graphs is None else self.graphs.seconds_captured,
             "graphs_replayed": 0 if self.graphs is None else self.graphs.num_replayed,
         }
 

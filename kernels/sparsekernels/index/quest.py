@@ -130,6 +130,37 @@ def select(
 
 
 @triton.jit
+def _build(
+    store, keys, block_table, rows, lengths, stride_kp, stride_kt, stride_kh, stride_bt,
+    D: tl.constexpr, KV_HEADS: tl.constexpr, PAGE: tl.constexpr, PAD: tl.constexpr, RATIO: tl.constexpr,
+):  # fmt: skip
+    page, line, head = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    length = tl.load(lengths + line)
+    if page * PAGE < length:
+        block = tl.load(block_table + tl.load(rows + line).to(tl.int64) * stride_bt + page // RATIO).to(tl.int64)
+        t, d = tl.arange(0, PAD), tl.arange(0, D)
+        there = (t < PAGE) & (page * PAGE + t < length)
+        inside = (page % RATIO) * PAGE + t
+        source = keys + block * stride_kp + inside[:, None] * stride_kt + head.to(tl.int64) * stride_kh + d[None, :]
+        key = tl.load(source, mask=there[:, None], other=0.0)
+        where = store + ((block * RATIO + page % RATIO) * KV_HEADS + head) * 2 * D + d
+        tl.store(where, tl.max(tl.where(there[:, None], key, float("-inf")), 0))
+        tl.store(where + D, tl.min(tl.where(there[:, None], key, float("inf")), 0))
+
+
+def build_summaries(
+    store: Tensor, keys: Tensor, block_table: Tensor, rows: Tensor, lengths: Tensor, *, page_size: int, max_length: int
+) -> None:
+    """`methods.quest.build_summaries` for several sequences in one launch: int32 rows of the table and lengths [n]."""
+    _, cache_page, kv_heads, d = keys.shape
+    _build[(triton.cdiv(max_length, page_size), len(rows), kv_heads)](
+        store, keys, block_table, rows, lengths, keys.stride(0), keys.stride(1), keys.stride(2), block_table.stride(0),
+        D=d, KV_HEADS=kv_heads, PAGE=page_size, PAD=triton.next_power_of_2(page_size), RATIO=cache_page // page_size,
+        num_warps=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def _update(
     store, key, slots, stride_kb, stride_kh, D: tl.constexpr, KV_HEADS: tl.constexpr, PAGE: tl.constexpr
 ):  # fmt: skip

@@ -69,18 +69,29 @@ def keep(smoothed: Tensor, parameters: SnapKV | AdaSnapKV, gather: Gather | None
     if gather is not None and parameters.pool_heads == "layer":
         pooled, first = gather(smoothed)
     mask = adaptive_mask(_forced(pooled, parameters), parameters)[first : first + smoothed.shape[0]]
-    return KeptTokens(*ascending_ids(mask, smoothed.shape[1]), smoothed.shape[1])
+    return KeptTokens(*ascending_ids(mask, most_kept(parameters, *pooled.shape)), smoothed.shape[1])
+
+
+def most_kept(parameters: AdaSnapKV, heads: int, length: int) -> int:
+    """A bound on what one of `heads` heads keeps: all that its neighbours' floors leave. Known without the device."""
+    floor = _floor(parameters, length)
+    return min(length, parameters.token_capacity * heads - floor * (heads - 1))
 
 
 def adaptive_mask(scores: Tensor, parameters: AdaSnapKV) -> Tensor:
     """bool [heads, L]: own best of each head, then the best of the rest over all heads, exactly on budget."""
     heads, length = scores.shape
-    floor = max(int(parameters.min_ratio * parameters.token_capacity), parameters.sink_size + parameters.local_size)
-    floor = min(floor, length)
+    floor = _floor(parameters, length)
     own = top_mask(scores, floor)
     rest = max(0, min(parameters.token_capacity, length) * heads - floor * heads)
     others = scores.masked_fill(own, -float("inf")).flatten()
     return own | (top_mask(others, rest).view(heads, length) & ~own)
+
+
+def _floor(parameters: AdaSnapKV, length: int) -> int:
+    """Tokens that every head keeps of its own."""
+    floor = max(int(parameters.min_ratio * parameters.token_capacity), parameters.sink_size + parameters.local_size)
+    return min(floor, length)
 
 
 def _forced(scores: Tensor, parameters: SnapKV | AdaSnapKV) -> Tensor:

@@ -38,13 +38,13 @@ class Layer:
 
     def __init__(self) -> None:
         self.impl = self
-        self.prepared: list[tuple[int, int, int]] = []
+        self.prepared: list[list[list[int]]] = []
 
     def cache_page(self, _: Any) -> int:
         return 16
 
-    def prepare_rows(self, _: Any, __: Any, rows: list[tuple[int, int, int]]) -> None:
-        self.prepared += rows
+    def prepare_rows(self, _: Any, __: Any, fresh: Any) -> None:
+        self.prepared.append(fresh.numbers.tolist())
 
 
 class Runner:
@@ -132,7 +132,7 @@ def test_a_shape_is_captured_when_it_has_come_often_and_then_replayed(made: Any)
     assert sum(step is not None for step in runner.steps) == 2  # the step itself, and its recording
     assert runner.modes[-3:] == [FULL] * 3
     # The rows before were never planned here, so the first of these builds the page summaries, once.
-    assert layer.prepared == [(0, 100 + CAPTURE_AFTER, 16)]
+    assert layer.prepared == [[[0], [100 + CAPTURE_AFTER]]]
 
 
 def test_dense_steps_keep_the_stock_graph(made: Any) -> None:

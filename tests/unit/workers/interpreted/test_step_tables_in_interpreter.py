@@ -18,7 +18,7 @@ from sparsekernels.methods import snapkv
 from sparsekernels.parameters import SnapKV
 
 from workers.vllm_plugin.attention import LayerCall
-from workers.vllm_plugin.decoding import Decoder
+from workers.vllm_plugin.decoding import Decoder, FreshRows
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Plan, Span, make_plan
 from workers.vllm_plugin.requests import Kept, RequestState
@@ -75,9 +75,9 @@ def run_tables(decoder: Decoder, call: LayerCall, kv: KeyValues, plan: Plan, tab
     shape = shape_of(rows, members, PAGE)
     assert shape is not None
     assert tables.can_hold(shape)
-    for span in plan.decode:
-        if span.request.method.decode is not None and not span.continues:
-            decoder.prepare(call.metadata.block_table[span.row], kv.keys, span.first_position, PAGE)
+    fresh = [(s.row, s, s.first_position) for s in plan.decode if s.request.method.decode is not None]
+    if fresh:
+        decoder.build(kv.keys, call.metadata.block_table, FreshRows.of(fresh, PAGE, torch.device("cpu")))
     tables.fill(plan)
     step = Step.start(shape, tables, 512, call.metadata.slot_mapping)
     decoder.run_step(call, step, kv.keys, kv.values)
