@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from workers.failures import Failure
 
+PAGE_SUMMARY_SHARE = 17
+"""One part in 17 of the cache's memory: a maximum and a minimum for every 16 tokens, beside keys and values."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:

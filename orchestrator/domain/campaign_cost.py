@@ -144,6 +144,8 @@ def engine_memory(engine: EngineSpec, facts: ModelFacts, gpu: GpuType) -> Memory
         max_in_flight=engine.max_in_flight,
         utilization=engine.gpu_memory_utilization,
         kv_cache_bytes=None if engine.kv_cache_gib is None else engine.kv_cache_gib * GIB,
+        eager=bool(options.get("enforce_eager", False)),
+        page_summaries=bool(options.get("plugin", True)),
     )
 
 

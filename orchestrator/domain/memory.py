@@ -1,8 +1,10 @@
 """Does a model fit on its GPUs, and how much KV cache is left? Follows vLLM's accounting, from shapes alone.
 
 vLLM (`Worker.determine_available_memory`) gives the KV cache what remains of `utilization × total memory` after the
-weights, the peak of one forward pass over `num_batched_tokens`, and what libraries and CUDA graphs take. It refuses
-to start when that cannot hold one request of `max_model_len`.
+weights, the peak of one forward pass over `num_batched_tokens`, and what libraries take. CUDA graphs live in what the
+utilization leaves free (model runner V2 of vLLM 0.25 sets nothing aside for them). Our plugin then keeps one part in
+`PAGE_SUMMARY_SHARE` for Quest's page summaries. vLLM refuses to start when the rest cannot hold one request of
+`max_model_len`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from math import ceil
 
 from orchestrator.domain.gpu_types import GIB, GpuType
 from orchestrator.domain.model_facts import ModelFacts
+from workers.engine import PAGE_SUMMARY_SHARE
 
 SAMPLER_BYTES_PER_LOGIT = 24
 """Logits in float32, their sorted copy with 8-byte indices, probabilities and one temporary."""
-LIBRARY_BYTES = 0.35 * GIB
+LIBRARY_BYTES = 0.25 * GIB
 """Kernels and workspaces loaded during the profiling pass, per GPU."""
-GRAPH_BYTES = 0.3 * GIB
-"""Set aside for CUDA graphs, per GPU."""
+HIDDEN_STATES, EAGER_HIDDEN_STATES = 3, 4
+"""Tensors of tokens × hidden size alive at the widest point of a layer."""
 COMMUNICATION_BYTES = 0.25 * GIB
 """All-reduce buffers per GPU when a model is split."""
 
@@ -67,19 +70,24 @@ def plan_memory(
     utilization: float = 0.9,
     page_size: int = 16,
     kv_cache_bytes: float | None = None,
+    eager: bool = False,
+    page_summaries: bool = True,
 ) -> MemoryPlan:
     """The plan for one engine. `num_batched_tokens` defaults to a whole prompt and a token for each other request.
 
     `kv_cache_bytes` fixes the KV cache per GPU, as vLLM's option of that name does, whatever the utilization.
+    `eager`: not compiled. `page_summaries`: with our plugin, which keeps room for them; False for a stock engine.
     """
     weights = _weight_bytes(facts, tensor_parallel)
     batched = num_batched_tokens or max_model_len + max_in_flight
-    activation = _activation_bytes(facts, tensor_parallel, batched, max_in_flight)
-    overhead = int(LIBRARY_BYTES + GRAPH_BYTES + (COMMUNICATION_BYTES if tensor_parallel > 1 else 0))
+    activation = _activation_bytes(facts, tensor_parallel, batched, max_in_flight, eager)
+    overhead = int(LIBRARY_BYTES + (COMMUNICATION_BYTES if tensor_parallel > 1 else 0))
     left = int(gpu.memory_bytes * utilization) - weights - activation - overhead
     if kv_cache_bytes is not None:
         room = gpu.memory_bytes - weights - activation - overhead
         left = int(kv_cache_bytes) if kv_cache_bytes <= room else int(room - kv_cache_bytes)
+    elif page_summaries and left > 0:
+        left -= left // PAGE_SUMMARY_SHARE
     per_token = _kv_bytes_per_token(facts, tensor_parallel)
     needed = _needed_bytes(facts, tensor_parallel, max_model_len, batched, page_size)
     requests = max(left, 0) / needed
@@ -119,12 +127,18 @@ def _weight_bytes(facts: ModelFacts, tensor_parallel: int) -> int:
     return int((split / tensor_parallel + facts.extra_parameters) * facts.element_bytes)
 
 
-def _activation_bytes(facts: ModelFacts, tensor_parallel: int, batched: int, max_in_flight: int) -> int:
-    """The larger of the widest point of a layer (gate, up and their product beside two hidden states) and sampling."""
+def _activation_bytes(facts: ModelFacts, tensor_parallel: int, batched: int, max_in_flight: int, eager: bool) -> int:
+    """The larger of the widest point of a layer and of sampling.
+
+    A layer is widest in its MLP: gate, up and their product, beside hidden states: the residual before and after
+    the attention and the attention's output, which the caller of the compiled piece holds. Eagerly there are four:
+    the MLP's input and output, the residual, and the previous layer's output.
+    """
     shape, size = facts.shape, facts.element_bytes
     mlp = 3 * shape.intermediate_size / tensor_parallel
     attention = (3 * shape.query_size + 4 * shape.kv_size) / tensor_parallel
-    layer = batched * size * (max(mlp, attention) + 2 * shape.hidden_size)
+    hidden = (EAGER_HIDDEN_STATES if eager else HIDDEN_STATES) * shape.hidden_size
+    layer = batched * size * (max(mlp, attention) + hidden)
     inputs = batched * 24
     sampling = max_in_flight * shape.vocab_size * SAMPLER_BYTES_PER_LOGIT + batched * size * shape.hidden_size
     return int(max(layer, sampling) + inputs)

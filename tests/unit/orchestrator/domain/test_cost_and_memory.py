@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sparsekernels.parameters import MethodChoice
 
+from orchestrator.domain.campaign_cost import engine_memory
 from orchestrator.domain.cost import load_seconds, sample_cost
 from orchestrator.domain.densities import nominal_densities
 from orchestrator.domain.gpu_types import GIB, GPU_TYPES, find_gpu
@@ -15,6 +16,7 @@ from orchestrator.domain.known_models import KNOWN_MODELS, find_known
 from orchestrator.domain.memory import plan_memory, smallest_tensor_parallel
 from orchestrator.domain.model_facts import ModelFacts, facts_from_config, facts_from_folder
 from orchestrator.errors import ModelError, UserError
+from workers.engine import EngineSpec
 
 
 def known(name: str) -> ModelFacts:
@@ -131,13 +133,26 @@ def test_densities_of_known_budgets() -> None:
 
 
 def test_memory_adds_up() -> None:
-    plan = plan_memory(known("qwen2.5-7b"), GPU_TYPES["H200"], tensor_parallel=1, max_model_len=32768)
+    qwen, h200 = known("qwen2.5-7b"), GPU_TYPES["H200"]
+    plan = plan_memory(qwen, h200, tensor_parallel=1, max_model_len=32768, page_summaries=False)
     budget = int(GPU_TYPES["H200"].memory_bytes * 0.9)
     assert plan.weight_bytes + plan.activation_bytes + plan.overhead_bytes + plan.kv_bytes == budget
     assert plan.weight_bytes / GIB == pytest.approx(14.19, abs=0.01)
     assert plan.kv_capacity_tokens == plan.kv_bytes // (57344 * 16) * 16
     assert plan.fits
     assert "requests at once" in plan.verdict
+    ours = plan_memory(qwen, h200, tensor_parallel=1, max_model_len=32768)
+    assert plan.kv_bytes - ours.kv_bytes == plan.kv_bytes // 17  # as the plugin's worker takes it
+    eager = plan_memory(qwen, h200, tensor_parallel=1, max_model_len=32768, eager=True)
+    assert eager.activation_bytes - plan.activation_bytes == (32768 + 16) * 3584 * 2
+
+
+def test_memory_follows_the_settings_of_the_engine() -> None:
+    def capacity(**options: object) -> int:
+        engine = EngineSpec(model="qwen2.5-7b", max_model_len=32768, options=options)
+        return engine_memory(engine, known("qwen2.5-7b"), GPU_TYPES["H200"]).kv_capacity_tokens
+
+    assert capacity(plugin=False) > capacity() > capacity(enforce_eager=True) > capacity(max_num_batched_tokens=131072)
 
 
 def test_memory_refuses_what_cannot_hold_one_request() -> None:
