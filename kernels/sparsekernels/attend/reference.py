@@ -79,17 +79,18 @@ def attend_decode(
     (page · cache page size + row), padded behind counts int [B, H]; H is Hkv or Hq."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    if tokens.device.type == "cpu":  # asking for a number costs nothing here, and padding is work
+        tokens = tokens[..., : max(1, int(counts.max()))]
     valid = torch.arange(tokens.shape[-1], device=q.device) < counts[..., None]
-    slot = torch.where(valid, tokens.long(), tokens[:, :1, :1].long())
-    repeat = q.shape[1] // tokens.shape[1]
-    slot, valid = slot.repeat_interleave(repeat, 1), valid.repeat_interleave(repeat, 1)
-    group = q.shape[1] // kv.num_kv_heads
-    head = (torch.arange(q.shape[1], device=q.device) // group)[None, :, None]
+    slot = torch.where(valid, tokens.long(), tokens[..., :1].long())
+    head = torch.arange(tokens.shape[1], device=q.device) // (tokens.shape[1] // kv.num_kv_heads)
     page, row = slot // kv.page_size, slot % kv.page_size
-    keys = kv.keys[page, row, head].to(wide).masked_fill(~valid[..., None], 0)
-    values = kv.values[page, row, head].to(wide).masked_fill(~valid[..., None], 0)
-    scores = torch.einsum("bhd,bhnd->bhn", q.to(wide), keys) * scale
-    scores = scores.masked_fill(~valid, -float("inf"))
-    lse = scores.logsumexp(-1)
-    weights = (scores - lse.masked_fill(lse.isinf(), 0)[..., None]).exp()
-    return Attended(torch.einsum("bhn,bhnd->bhd", weights, values).to(q.dtype), lse)
+    keys, values = (part[page, row, head[:, None]].to(wide) for part in (kv.keys, kv.values))
+    # Query heads that share a list share its keys: [B, H, group, D].
+    grouped = q.to(wide).view(q.shape[0], tokens.shape[1], -1, q.shape[2])
+    scores = (grouped @ keys.transpose(2, 3)).mul_(scale).masked_fill_(~valid[:, :, None], -float("inf"))
+    lse = scores.logsumexp(-1, keepdim=True)
+    out = scores.sub_(lse.masked_fill(lse.isinf(), 0)).exp_() @ values
+    # Where nothing is read, memory that was never written may have been gathered: a weight of zero silences no NaN.
+    out = out.masked_fill((counts == 0)[..., None, None], 0)
+    return Attended(out.view(q.shape).to(q.dtype), lse.view(q.shape[:2]))
