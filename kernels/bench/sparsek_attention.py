@@ -61,6 +61,7 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     parity: dict[str, list[float]] = field(default_factory=dict)
+    tiles: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         print(f"note: {text}", flush=True)
@@ -86,6 +87,7 @@ class Run:
                 "slots": self.options.slots,
                 "gating": self.options.gating,
                 "parity": self.parity,
+                "tiles": self.tiles,
                 "rows": [asdict(row) for row in self.rows],
                 "summary": summary(self.rows),
                 "notes": self.notes,
@@ -202,6 +204,29 @@ def compare(run: Run, n: int) -> None:
         run.note(f"FlashAttention 3 at {n}: {str(error).splitlines()[0]}")
 
 
+def try_tiles(run: Run, n: int, tiles: list[str]) -> None:
+    """The kernels alone at length `n`; other tiles for the gradients of listed keys (32x64x8: rows, keys, warps)."""
+    from sparsekernels.sparsek import triton_attention
+
+    budget = Budget(window=run.options.slots // 2, kept=run.options.slots - run.options.slots // 2 - 4, sinks=4)
+    q, k, v, u = draw(HEADS, KV_HEADS, n, WIDTH, torch.bfloat16, run.options.device)
+    grad = torch.randn_like(q)
+    prepared = prepare(u, budget, Gating(run.options.gating), WIDTH**-0.5, 128, Impl.TRITON)
+    with torch.no_grad():
+        out, lse = triton_attention.forward(q, k, v, prepared)
+        forward, _ = measure(run, lambda: triton_attention.forward(q, k, v, prepared))
+        print(f"{n:7d} forward kernel {forward:8.2f} ms", flush=True)
+        before = triton_attention.LIST_TILE
+        for tile in [f"{before[0]}x{before[1]}x{before[2]}", *tiles]:
+            rows, keys, warps = (int(part) for part in tile.split("x"))
+            triton_attention.LIST_TILE = (rows, keys, warps)
+            backward, _ = measure(run, lambda: triton_attention.backward(q, k, v, out, lse, grad, prepared))
+            run.tiles[tile] = {"tokens": n, "forward_kernel_ms": forward, "backward_kernels_ms": backward}
+            print(f"{n:7d} backward kernels, tile {tile}: {backward:8.2f} ms", flush=True)
+        triton_attention.LIST_TILE = before
+    run.save()
+
+
 def summary(rows: list[Row]) -> dict[str, Any]:
     """Growth of SparseK from length to length, and of the quickest dense over it, by length."""
     mine = {row.tokens: row for row in rows if row.name == SPARSEK}
@@ -252,6 +277,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="at most; fewer where a call is slow")
     parser.add_argument("--gating", default=str(Gating.STRAIGHT_THROUGH), choices=[str(g) for g in Gating])
     parser.add_argument("--float32", nargs="*", default=[], help="gatings to check in float32 too; slow to compile")
+    parser.add_argument("--tiles", nargs="*", default=[], help="try these too in the backward, such as 32x64x8")
+    parser.add_argument("--tiles-at", type=int, default=32768, help="tokens at which tiles are tried")
     parser.add_argument("--seconds", type=float, default=110.0, help="no new length is begun after that")
     parser.add_argument("--output", type=Path, help="JSON file, written after every row")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
@@ -270,6 +297,8 @@ def main() -> None:
             run.note(f"no time left for {n}")
             continue
         compare(run, n)
+    if options.tiles and time.monotonic() < run.deadline:
+        try_tiles(run, options.tiles_at, options.tiles)
     print_summary(run.rows)
     run.save()
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LIST_PARTS = 4
 """Programs that share a row block's list in the backward: a short sequence has few blocks and many processors."""
+LIST_TILE = (64, 64, 4)
+"""Rows and keys of a tile there, and warps."""
 
 
 @triton.jit
@@ -233,33 +235,37 @@ def _backward_listed_keys(
     """Adds the share of one row block to the gradients of one part of its listed keys."""
     block, kv = tl.program_id(0), tl.program_id(1).to(tl.int64)
     d = tl.arange(0, D)
+    k_ptr += kv * n * D
+    v_ptr += kv * n * D
+    dk_ptr += kv * n * D
+    dv_ptr += kv * n * D
     place = tl.load(start_ptr + kv * (num_lists + 1) + block)
     stop = tl.load(start_ptr + kv * (num_lists + 1) + block + 1)
     for at in range(place + tl.program_id(2) * BLOCK_N, stop, BLOCK_N * PARTS):
         keys, u, e = _listed(index_ptr, u_ptr + kv * n, end_ptr + kv * n, at, stop, BLOCK_N)
-        at_keys = (kv * n + keys[:, None]) * D + d[None, :]
+        at_keys = keys[:, None] * D + d[None, :]
         k, v = tl.load(k_ptr + at_keys), tl.load(v_ptr + at_keys)
         dk = tl.zeros((BLOCK_N, D), tl.float32)
         dv = tl.zeros((BLOCK_N, D), tl.float32)
         kept = tl.zeros((BLOCK_N,), tl.float32)
-        for part in range(group * (ROW_BLOCK // BLOCK_M)):
-            head = kv * group + part % group
-            rows = block * ROW_BLOCK + part // group * BLOCK_M + tl.arange(0, BLOCK_M)
+        for first in range(block * ROW_BLOCK, block * ROW_BLOCK + ROW_BLOCK, BLOCK_M):
+            rows = first + tl.arange(0, BLOCK_M)
             inside = rows < n
-            at_rows = (head * n + rows[:, None]) * D + d[None, :]
-            q = tl.load(q_ptr + at_rows, mask=inside[:, None], other=0.0)
-            d_out = tl.load(grad_ptr + at_rows, mask=inside[:, None], other=0.0)
-            lse = tl.load(lse_ptr + head * n + rows, mask=inside, other=0.0)
-            delta = tl.load(delta_ptr + head * n + rows, mask=inside, other=0.0)
             tau = tl.load(tau_ptr + kv * n + rows, mask=inside, other=0.0)
-            gates, fractional = _gates(u, tau)
-            mask = _strip_mask(rows, keys, e, window, n)
-            weights, d_content, d_gates = _weights(
-                q, k, v, d_out, lse, delta, gates, mask, scale, GATE_KEYS, GATE_VALUES, KEY_TERM
-            )
-            kept += tl.sum(tl.where(fractional, d_gates, 0.0), 0)
-            dk += tl.dot(tl.trans(d_content.to(q.dtype)), q, input_precision="ieee")
-            dv += tl.dot(tl.trans(weights.to(d_out.dtype)), d_out, input_precision="ieee")
+            for head in range(kv * group, kv * group + group):
+                at_rows = (head * n + rows[:, None]) * D + d[None, :]
+                q = tl.load(q_ptr + at_rows, mask=inside[:, None], other=0.0)
+                d_out = tl.load(grad_ptr + at_rows, mask=inside[:, None], other=0.0)
+                lse = tl.load(lse_ptr + head * n + rows, mask=inside, other=0.0)
+                delta = tl.load(delta_ptr + head * n + rows, mask=inside, other=0.0)
+                gates, fractional = _gates(u, tau)
+                mask = _strip_mask(rows, keys, e, window, n)
+                weights, d_content, d_gates = _weights(
+                    q, k, v, d_out, lse, delta, gates, mask, scale, GATE_KEYS, GATE_VALUES, KEY_TERM
+                )
+                kept += tl.sum(tl.where(fractional, d_gates, 0.0), 0)
+                dk += tl.dot(tl.trans(d_content.to(q.dtype)), q, input_precision="ieee")
+                dv += tl.dot(tl.trans(weights.to(d_out.dtype)), d_out, input_precision="ieee")
         real = at + tl.arange(0, BLOCK_N) < stop
         tl.atomic_add(dk_ptr + at_keys, dk * scale, mask=real[:, None], sem="relaxed")
         tl.atomic_add(dv_ptr + at_keys, dv, mask=real[:, None], sem="relaxed")
@@ -300,6 +306,8 @@ def backward(q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Te
     _backward_window_keys[(triton.cdiv(n, sizes["BLOCK_N"]), kv_heads)](
         q, k, v, grad, lse, delta, dk, dv, n, group, prepared.scale, prepared.budget.window, **sizes
     )
+    tile_rows, tile_keys, warps = LIST_TILE
+    sizes |= {"BLOCK_M": min(tile_rows, row_block), "BLOCK_N": tile_keys, "num_warps": warps}
     _backward_listed_keys[(_num_lists(prepared), kv_heads, LIST_PARTS)](
         q,
         k,
