@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache as cached
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from sparsekernels.prefill import PrefillMethod, PrefillResult, allowed_pairs
 from sparsekernels.selection import Selection
 from sparsekernels.virtual import VirtualCache, VirtualLists, sequence_units, virtual_cache
 
+FALLING = ASIDE = NARROW = True
 WORKSPACE_BYTES = 1 << 30
 """Memory for page lists in one launch; longer work goes in several launches, a few heads each."""
 
@@ -91,11 +93,14 @@ def _written_out(selection: Selection, cache: VirtualCache, heads: int, length: 
     pages = (selection.pages.long()[..., None] * parts + torch.arange(parts, device=units.device)).flatten(-2)
     group, per_list = heads // cache.num_kv_heads, heads // selection.num_heads
     starts = units[pages.clamp(0, len(units) - 1)].transpose(0, 1)
+    if FALLING:
+        starts = starts.flip(1)
+    counts = selection.lengths.T.flip(1) if FALLING else selection.lengths.T
 
     def build(first_head: int, table: Tensor, lengths: Tensor) -> None:
         head = torch.arange(first_head, first_head + table.shape[0], device=units.device)
         torch.add(starts[head // per_list], (head // group * cache.head_units)[:, None, None], out=table)
-        lengths.copy_(selection.lengths.T[head // per_list])
+        lengths.copy_(counts[head // per_list])
 
     return Plan(selection.row_block, page, pages.shape[-1], None, build)
 
@@ -109,9 +114,13 @@ def _attend_plan(
             _attend_flash(q[:, heads], packed, cache, lists, length, plan.row_block, scale, out[:, heads])
         else:
             attend_lists(
-                q[:, heads], cache, lists, length=length, row_block=plan.row_block, scale=scale, out=out[:, heads]
-            )
+                q[:, heads], cache, lists, length=length, row_block=plan.row_block, scale=scale, out=out[:, heads],
+                falling=FALLING,
+            )  # fmt: skip
 
+    if ASIDE and plan.packed is not None and plan.page_size == 1:
+        torch.cuda.current_stream().wait_stream(_side_stream(q.device))
+        plan.packed.record_stream(torch.cuda.current_stream())
     lengths = run_plan(plan, q, length, attend)
     return PrefillResult(out, pairs_of(lengths, length, q.shape[0], plan.row_block), allowed_pairs(q.shape[0], length))
 
@@ -120,10 +129,10 @@ def list_lengths(
     q: Tensor, kv: KeyValues, method: PrefillMethod, *, length: int, scale: float | None = None,
     row_block: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """Build the lists without attending: their lengths int32 [Hq, R], tokens."""
+    """Build the lists without attending: their lengths int32 [Hq, R], tokens, row blocks in rising order."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     plan = make_plan(
-        q, virtual_cache(kv), method, length=length, executor=Executor.FLASH, scale=scale, row_block=row_block
+        q, virtual_cache(kv), method, length=length, executor=Executor.TRITON, scale=scale, row_block=row_block
     )
     return run_plan(plan, q, length, lambda heads, lists: None)
 
@@ -136,11 +145,35 @@ def make_plan(
     if isinstance(method, BlockSparse):
         return _block_sparse(q, cache, method, length, executor)
     rows = row_block or 128
-    return Plan(rows, 1, length, None, _vertical_slash(q, cache, method, length, rows, scale))
+    packed = _pack_aside(q, length, rows) if ASIDE and executor is Executor.FLASH else None
+    build = _vertical_slash(q, cache, method, length, rows, scale)
+    return Plan(rows, 1, _longest_list(method, length, rows), packed, build)
+
+
+def _longest_list(method: VerticalSlash | FlexPrefill, length: int, rows: int) -> int:
+    """Most tokens in a list: all, or fewer when few columns and offsets are kept (one offset covers `rows` keys)."""
+    if not NARROW or isinstance(method, FlexPrefill):
+        return length
+    kept = max(method.vertical_size, method.sink_size) + rows * (max(method.slash_size, method.local_size) + 1)
+    return min(length, kept)
+
+
+def _pack_aside(q: Tensor, length: int, rows: int) -> Tensor:
+    """`pack_heads` on a stream of its own while the index is built; `_join_aside` waits for it."""
+    main, side = torch.cuda.current_stream(), _side_stream(q.device)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        packed = pack_heads(q, rows, length - q.shape[0], FALLING)
+    return packed
+
+
+@cached
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, VirtualLists], None]) -> Tensor:
-    """Write the lists of a few heads at a time and attend to them; returns list lengths int32 [Hq, R]."""
+    """Write the lists of a few heads at a time and attend to them; returns lengths int32 [Hq, R], rising row blocks."""
     num_rows, heads, _ = q.shape
     num_blocks = -(-length // plan.row_block) - (length - num_rows) // plan.row_block
     together = max(1, min(heads, WORKSPACE_BYTES // (4 * num_blocks * plan.width)))
@@ -152,7 +185,7 @@ def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, Virtua
         lists = VirtualLists(table[: chosen.stop - head], lengths[chosen], plan.page_size)
         plan.build(head, lists.table, lists.lengths)
         attend(chosen, lists)
-    return lengths
+    return lengths.flip(1) if FALLING else lengths
 
 
 def list_page(cache: VirtualCache, page_size: int) -> int:
@@ -163,7 +196,7 @@ def list_page(cache: VirtualCache, page_size: int) -> int:
 
 
 def _block_sparse(q: Tensor, cache: VirtualCache, method: BlockSparse, length: int, executor: Executor) -> Plan:
-    means, packed = block_index.pooled_queries(q, length, method.rows, pack=executor is Executor.FLASH)
+    means, packed = block_index.pooled_queries(q, length, method.rows, pack=executor is Executor.FLASH, falling=FALLING)
     keys = block_index.pooled_keys(cache, length, method.block_size)
     group = q.shape[1] // cache.num_kv_heads
     page = list_page(cache, method.block_size)
@@ -178,7 +211,7 @@ def _block_sparse(q: Tensor, cache: VirtualCache, method: BlockSparse, length: i
         scores = means[heads] @ keys[kv_of_head].transpose(1, 2)
         block_index.best_blocks(
             scores, units, parts, method, first=first, length=length, first_head=first_head,
-            head_units=cache.head_units, group=group, table=table, lengths=lengths,
+            head_units=cache.head_units, group=group, table=table, lengths=lengths, falling=FALLING,
         )  # fmt: skip
 
     width = min(method.top_blocks, keys.shape[1]) * parts
@@ -199,11 +232,10 @@ def _vertical_slash(
         counts = coverage_counts(shares, method.alpha, method.min_budget)
     before = top_prefix(sums.both, counts, (method.sink_size, method.local_size))
     pattern = slash_index.build_pattern(before[0], before[1], rows)
-    units = sequence_units(cache, 1, length)
     group = q.shape[1] // cache.num_kv_heads
 
     def build(first_head: int, table: Tensor, lengths: Tensor) -> None:
-        slash_index.expand(pattern, units, cache.head_units, group, first_head, table, lengths)
+        slash_index.expand(pattern, cache, group, first_head, table, lengths, falling=FALLING)
 
     return build
 
@@ -213,16 +245,16 @@ def _attend_flash(
     out: Tensor,
 ) -> None:  # fmt: skip
     num_rows, heads, d = q.shape
-    starts = flash.row_starts(num_rows, length, rows, heads, q.device)
-    if heads == 1:
+    starts = flash.row_starts(num_rows, length, rows, heads, q.device, FALLING)
+    if heads == 1 and not FALLING:
         flash.attend_packed(q, cache, lists, starts, row_block=rows, length=length, scale=scale, out=out)
         return
-    source = pack_heads(q) if packed is None else packed
+    source = pack_heads(q, rows, length - num_rows, FALLING) if packed is None else packed
     result = torch.empty(heads * num_rows, 1, d, dtype=q.dtype, device=q.device)
     flash.attend_packed(
         source.view(-1, 1, d), cache, lists, starts, row_block=rows, length=length, scale=scale, out=result
     )
-    unpack_heads(result.view(heads, num_rows, d), out)
+    unpack_heads(result.view(heads, num_rows, d), out, rows, length - num_rows, FALLING)
 
 
 def pairs_of(lengths: Tensor, length: int, num_rows: int, row_block: int) -> Tensor:

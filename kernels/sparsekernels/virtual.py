@@ -67,7 +67,10 @@ def virtual_cache(kv: KeyValues) -> VirtualCache:
 
 @dataclass(frozen=True, slots=True)
 class VirtualLists:
-    """Page lists in units, one for each (head, row block) of one request: what the fast executors read."""
+    """Page lists in units, one for each (head, row block) of one request: what the fast executors read.
+
+    Row blocks come in falling order, so that the longest lists are worked on first.
+    """
 
     table: Tensor
     """int32 [H, R, W]: units, padded behind lengths; only the last page's tail is cut."""

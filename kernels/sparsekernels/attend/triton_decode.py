@@ -14,9 +14,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.launch import launch_options, wait_and_release
+
 LOG2E = 1.4426950408889634
-TILE, WARPS, STAGES = 128, 4, 2
-"""Tokens that a program reads at once, its warps, and its loads in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeShape:
+    """How a launch of decode attention is cut."""
+
+    tile: int
+    """Tokens that a program reads at once."""
+    warps: int
+    stages: int
+    """Loads in flight."""
+    programs: int
+    """Programs that a launch should have, where there is work for so many."""
+
+
+SHAPE = DecodeShape(tile=128, warps=4, stages=2, programs=256)
+EARLY = True
+GRAIN = 16
+"""Splits end at multiples of so many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +50,9 @@ class Scratch:
     """int32 [rows], zero between calls."""
 
 
-def num_splits(rows: int, max_tokens: int) -> int:
+def num_splits(rows: int, max_tokens: int, shape: DecodeShape = SHAPE) -> int:
     """Splits for `rows` lists of at most `max_tokens`: enough programs for an H200 without a long merge (measured)."""
-    return max(1, min(max(4, 256 // rows), -(-max_tokens // TILE), 64))
+    return max(1, min(max(4, shape.programs // rows), -(-max_tokens // shape.tile), 64))
 
 
 def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torch.device) -> Scratch:
@@ -46,52 +65,41 @@ def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torc
 
 
 @triton.jit
-def _decode_lists(
-    q, k, v, out, table, counts, widths, block_table, seq_lens, prompt_lens, partial, norms, arrivals,
-    stride_qb, stride_qh, stride_ob, stride_oh, stride_kp, stride_kt, stride_kh, stride_bt,
-    width, num_splits, scale_log2,
-    D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
-    PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr,
-    SPLITS: tl.constexpr, ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr,
+def split_range(total, split, num_splits, BLOCK: tl.constexpr, GRAIN: tl.constexpr):
+    """Tokens [begin, stop) of a split, and how many splits have any (at least one)."""
+    share = tl.cdiv(tl.cdiv(total, num_splits), GRAIN) * GRAIN
+    share = tl.maximum(share, BLOCK)
+    return split * share, tl.minimum(split * share + share, total), tl.maximum(tl.cdiv(total, share), 1)
+
+
+@triton.jit
+def load_group(q, batch, list_head, stride_qb, stride_qh, D: tl.constexpr, GROUP: tl.constexpr, PAD: tl.constexpr):
+    """The queries [PAD, D] of the heads that share a list, zero from GROUP on."""
+    d, g = tl.arange(0, D), tl.arange(0, PAD)
+    source = q + batch.to(tl.int64) * stride_qb + (list_head * GROUP + g)[:, None] * stride_qh + d[None, :]
+    return tl.load(source, mask=g[:, None] < GROUP, other=0.0)
+
+
+@triton.jit
+def attend_range(
+    query, k, v, line, block_table, begin, stop, listed, prompt, head_base, stride_kp, stride_kt, scale_log2,
+    D: tl.constexpr, GROUP_PAD: tl.constexpr, PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    split, row = tl.program_id(0), tl.program_id(1)
-    batch, list_head = row // LIST_HEADS, row % LIST_HEADS
-    if ADDRESSES:
-        there_is = tl.load(table + batch) != 0
-        line = tl.load(table + batch).to(tl.pointer_type(tl.int32)) + list_head * tl.load(widths + batch)
-        listed = tl.load(tl.load(counts + batch).to(tl.pointer_type(tl.int32)) + list_head, mask=there_is, other=0)
-    else:
-        line = table + row.to(tl.int64) * width
-        listed = tl.load(counts + row)
-    total = listed
-    prompt = 0
-    if TAIL:
-        prompt = tl.load(prompt_lens + batch)
-        total += tl.load(seq_lens + batch) - prompt
-    tiles = tl.cdiv(tl.cdiv(total, BLOCK), num_splits)
-    begin = split * tiles * BLOCK
-    d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
-    q_head = list_head * GROUP + g
-    query = tl.load(
-        q + batch.to(tl.int64) * stride_qb + q_head[:, None] * stride_qh + d[None, :],
-        mask=g[:, None] < GROUP,
-        other=0.0,
-    )
+    """Attention of a group over the list's tokens [begin, stop): highest score, norm and weighted values."""
     high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
     norm = tl.zeros([GROUP_PAD], tl.float32)
     acc = tl.zeros([GROUP_PAD, D], tl.float32)
-    head_base = (list_head // PER_KV).to(tl.int64) * stride_kh
+    d = tl.arange(0, D)
     RATIO: tl.constexpr = CACHE_PAGE // PAGE
-    for n in range(begin, tl.minimum(begin + tiles * BLOCK, total), BLOCK):
+    for n in range(begin, stop, BLOCK):
         t = n + tl.arange(0, BLOCK)
-        there = t < total
-        entry = tl.load(line + t // PAGE, mask=t < listed, other=0)
+        there = t < stop
+        entry = tl.load(line + t // PAGE, mask=there & (t < listed), other=0)
         page, inside = entry // RATIO, (entry % RATIO) * PAGE + t % PAGE
         if TAIL:
             late = prompt + t - listed
-            of_late = tl.load(
-                block_table + batch.to(tl.int64) * stride_bt + late // CACHE_PAGE, mask=there & (t >= listed), other=0
-            )
+            of_late = tl.load(block_table + late // CACHE_PAGE, mask=there & (t >= listed), other=0)
             page = tl.where(t < listed, page, of_late)
             inside = tl.where(t < listed, inside, late % CACHE_PAGE)
         where = page.to(tl.int64) * stride_kp + inside.to(tl.int64) * stride_kt + head_base
@@ -105,12 +113,20 @@ def _decode_lists(
         acc = acc * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         norm = norm * fade + tl.sum(weight, 1)
         high = new
-    used = tl.maximum(tl.cdiv(total, tl.maximum(tiles, 1) * BLOCK), 1)
-    target = out + batch.to(tl.int64) * stride_ob + q_head[:, None] * stride_oh + d[None, :]
+    return high, norm, acc
+
+
+@triton.jit
+def store_merged(
+    high, norm, acc, target, partial, norms, arrivals, row, split, num_splits, used, there_is,
+    D: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Write a row's result: at once when one split is used, else by the last split to arrive, which merges them all."""
+    d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
     if used == 1:
-        if (split == 0) & ((total > 0) | (not SKIP_EMPTY)):
+        if (split == 0) & there_is:
             result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
-            tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
+            tl.store(target, result.to(target.dtype.element_ty), mask=g[:, None] < GROUP)
     elif split < used:
         base = row.to(tl.int64) * num_splits * GROUP
         own = base + split * GROUP + g
@@ -137,7 +153,46 @@ def _decode_lists(
                 )
                 acc += piece * weight[:, None]
             result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
-            tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
+            tl.store(target, result.to(target.dtype.element_ty), mask=g[:, None] < GROUP)
+
+
+@triton.jit
+def _decode_lists(
+    q, k, v, out, table, counts, widths, block_table, seq_lens, prompt_lens, partial, norms, arrivals,
+    stride_qb, stride_qh, stride_ob, stride_oh, stride_kp, stride_kt, stride_kh, stride_bt,
+    width, num_splits, scale_log2,
+    D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
+    PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr, GRAIN: tl.constexpr,
+    SPLITS: tl.constexpr, ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    wait_and_release(EARLY)
+    split, row = tl.program_id(0), tl.program_id(1)
+    batch, list_head = row // LIST_HEADS, row % LIST_HEADS
+    if ADDRESSES:
+        there_is = tl.load(table + batch) != 0
+        line = tl.load(table + batch).to(tl.pointer_type(tl.int32)) + list_head * tl.load(widths + batch)
+        listed = tl.load(tl.load(counts + batch).to(tl.pointer_type(tl.int32)) + list_head, mask=there_is, other=0)
+    else:
+        line = table + row.to(tl.int64) * width
+        listed = tl.load(counts + row)
+    total = listed
+    prompt = 0
+    if TAIL:
+        prompt = tl.load(prompt_lens + batch)
+        total += tl.load(seq_lens + batch) - prompt
+    begin, stop, used = split_range(total, split, num_splits, BLOCK, GRAIN)
+    query = load_group(q, batch, list_head, stride_qb, stride_qh, D, GROUP, GROUP_PAD)
+    high, norm, acc = attend_range(
+        query, k, v, line, block_table + batch.to(tl.int64) * stride_bt, begin, stop, listed, prompt,
+        (list_head // PER_KV).to(tl.int64) * stride_kh, stride_kp, stride_kt, scale_log2,
+        D, GROUP_PAD, PAGE, CACHE_PAGE, TAIL, BLOCK,
+    )  # fmt: skip
+    d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
+    target = out + batch.to(tl.int64) * stride_ob + (list_head * GROUP + g)[:, None] * stride_oh + d[None, :]
+    store_merged(
+        high, norm, acc, target, partial, norms, arrivals, row, split, num_splits, used,
+        (total > 0) | (not SKIP_EMPTY), D, GROUP, GROUP_PAD, SPLITS,
+    )  # fmt: skip
 
 
 def decode_lists(
@@ -155,6 +210,7 @@ def decode_lists(
     widths: Tensor | None = None,
     skip_empty: bool = False,
     scratch: Scratch | None = None,
+    shape: DecodeShape = SHAPE,
 ) -> Tensor:
     """q [B, Hq, D] over lists of physical sub-pages int32 [B, H, W], counts int32 [B, H] in tokens, into out.
 
@@ -168,7 +224,7 @@ def decode_lists(
     list_heads = keys.shape[2] if widths is not None else table.shape[1]
     group, rows = heads // list_heads, batch * list_heads
     if scratch is None:
-        scratch = new_scratch(rows, num_splits(rows, max_tokens), group, d, q.device)
+        scratch = new_scratch(rows, num_splits(rows, max_tokens, shape), group, d, q.device)
     block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
     _decode_lists[(scratch.norms.shape[1], rows)](
         q, keys, values, out, table, counts, counts if widths is None else widths, block_table, seq_lens, prompt_lens,
@@ -177,7 +233,8 @@ def decode_lists(
         block_table.stride(0), table.shape[-1], scratch.norms.shape[1], scale * LOG2E,
         D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
-        TAIL=generated is not None, BLOCK=TILE, SPLITS=triton.next_power_of_2(scratch.norms.shape[1]),
-        ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty, num_warps=WARPS, num_stages=STAGES,
+        TAIL=generated is not None, BLOCK=shape.tile, GRAIN=GRAIN,
+        SPLITS=triton.next_power_of_2(scratch.norms.shape[1]), ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty,
+        num_warps=shape.warps, num_stages=shape.stages, **(launch_options() if EARLY else {"EARLY": False}),
     )  # fmt: skip
     return out

@@ -128,6 +128,8 @@ def _flex_attention_ms(x: Inputs, method: BlockSparse, length: int) -> float:
     table = torch.zeros(heads, blocks, plan.width, dtype=torch.int32, device=x.q.device)
     tokens = torch.zeros(heads, blocks, dtype=torch.int32, device=x.q.device)
     plan.build(0, table, tokens)
+    if fused_prefill.FALLING:
+        table, tokens = table.flip(1), tokens.flip(1)
     counts = -(-tokens // ROW_BLOCK)
     kv_head = torch.arange(heads, device=x.q.device)[:, None, None] // (heads // QWEN_7B[1])
     # Contiguous keys: a page's unit is token · Hkv + head, so its block number comes back by division.

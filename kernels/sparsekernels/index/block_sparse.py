@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparsekernels.index.addresses import token_units
 from sparsekernels.index.order import ordered_bits, select_top
+from sparsekernels.index.pack import packed_row
 from sparsekernels.parameters import BlockSparse
 from sparsekernels.virtual import VirtualCache
 
@@ -20,7 +21,7 @@ from sparsekernels.virtual import VirtualCache
 @triton.jit
 def _pool_queries(
     q, means, packed, stride_t, stride_h, first, num_rows, num_blocks, first_block,
-    D: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, FALLING: tl.constexpr,
 ):  # fmt: skip
     """Mean of each row block; rows lie at positions first … first + num_rows − 1. Also copies q head by head."""
     block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -30,7 +31,8 @@ def _pool_queries(
     d = tl.arange(0, D)
     x = tl.load(q + row[:, None] * stride_t + head * stride_h + d[None, :], mask=inside[:, None], other=0.0)
     if PACK:
-        tl.store(packed + (head * num_rows + row)[:, None] * D + d[None, :], x, mask=inside[:, None])
+        place = packed_row(row, first, num_rows, ROWS) if FALLING else row
+        tl.store(packed + (head * num_rows + place)[:, None] * D + d[None, :], x, mask=inside[:, None])
     mean = tl.sum(x.to(tl.float32), 0) / tl.sum(inside.to(tl.float32), 0)
     tl.store(means + (head * num_blocks + block) * D + d, mean)
 
@@ -53,10 +55,11 @@ def _pool_keys(
 def _best_blocks(
     scores, units, table, lengths, first, length, num_rows, num_blocks, width, top, sinks, local, first_head,
     first_block, head_units, group, num_units,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, PARTS: tl.constexpr, BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, PARTS: tl.constexpr, BLOCKS: tl.constexpr, FALLING: tl.constexpr,
 ):  # fmt: skip
     row_block, local_head = tl.program_id(0), tl.program_id(1)
     line = local_head.to(tl.int64) * num_rows + row_block
+    place = local_head.to(tl.int64) * num_rows + (num_rows - 1 - row_block if FALLING else row_block)
     start = tl.maximum((first_block + row_block) * ROWS, first)
     stop = tl.minimum((first_block + row_block) * ROWS + ROWS, length)
     own, limit = start // KEYS, tl.cdiv(stop, KEYS)
@@ -69,13 +72,13 @@ def _best_blocks(
     shift = ((first_head + local_head) // group * head_units).to(tl.int32)
     for part in tl.static_range(PARTS):
         unit = tl.load(units + block * PARTS + part, mask=chosen & (block * PARTS + part < num_units), other=0)
-        tl.store(table + line * width + (rank - 1) * PARTS + part, unit + shift, mask=chosen)
+        tl.store(table + place * width + (rank - 1) * PARTS + part, unit + shift, mask=chosen)
     count = tl.minimum(top, limit)
-    tl.store(lengths + line, (count - 1) * KEYS + stop - (limit - 1) * KEYS)
+    tl.store(lengths + place, (count - 1) * KEYS + stop - (limit - 1) * KEYS)
 
 
-def pooled_queries(q: Tensor, length: int, row_block: int, pack: bool) -> tuple[Tensor, Tensor]:
-    """Means float32 [Hq, R, D] of q [T, Hq, D], the last T of `length` positions, and q as [Hq, T, D] if `pack`."""
+def pooled_queries(q: Tensor, length: int, row_block: int, pack: bool, falling: bool = True) -> tuple[Tensor, Tensor]:
+    """Means float32 [Hq, R, D] of q [T, Hq, D], the last T of `length` positions; q as `pack_heads` does if `pack`."""
     num_rows, heads, d = q.shape
     first_block = (length - num_rows) // row_block
     num_blocks = triton.cdiv(length, row_block) - first_block
@@ -83,7 +86,7 @@ def pooled_queries(q: Tensor, length: int, row_block: int, pack: bool) -> tuple[
     packed = torch.empty((heads, num_rows, d) if pack else (0,), dtype=q.dtype, device=q.device)
     _pool_queries[(num_blocks, heads)](
         q, means, packed, q.stride(0), q.stride(1), length - num_rows, num_rows, num_blocks, first_block,
-        D=d, ROWS=row_block, PACK=pack,
+        D=d, ROWS=row_block, PACK=pack, FALLING=falling,
     )  # fmt: skip
     return means, packed
 
@@ -104,16 +107,18 @@ def pooled_keys(cache: VirtualCache, length: int, block_size: int) -> Tensor:
 def best_blocks(
     scores: Tensor, units: Tensor, parts: int, method: BlockSparse, *,
     first: int, length: int, first_head: int, head_units: int, group: int, table: Tensor, lengths: Tensor,
+    falling: bool = True,
 ) -> None:  # fmt: skip
     """Lists from scores [h, R, blocks] into table [h, R, W] and lengths [h, R]; rows begin at position `first`.
 
-    units: int32 [pages], the unit of each list page in head 0; `parts` list pages make one block.
+    Row blocks in falling order, longest lists first. units: int32 [pages], the unit of each list page in head 0;
+    `parts` list pages make one block.
     """
     heads, rows, num_blocks = scores.shape
     blocks = triton.next_power_of_2(num_blocks)
     _best_blocks[(rows, heads)](
         scores, units, table, lengths, first, length, rows, num_blocks, table.shape[2], method.top_blocks,
         method.sink_blocks, method.local_blocks, first_head, first // method.rows, head_units, group, units.shape[0],
-        ROWS=method.rows, KEYS=method.block_size, PARTS=parts, BLOCKS=blocks,
+        ROWS=method.rows, KEYS=method.block_size, PARTS=parts, BLOCKS=blocks, FALLING=falling,
         num_warps=min(16, max(1, blocks // 512)),
     )  # fmt: skip

@@ -16,6 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.addresses import token_units
+from sparsekernels.virtual import VirtualCache
+
 
 class Pattern(NamedTuple):
     """One request's kept columns and diagonals, ready to be expanded."""
@@ -79,16 +82,16 @@ def _list_distances(
 
 @triton.jit
 def _expand(
-    columns, num_columns, offsets_before, distances, distances_before, units, table, lengths,
-    first_head, first_block, num_blocks, length, width, head_units, group, all_blocks,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    columns, num_columns, offsets_before, distances, distances_before, block_table, table, lengths,
+    first_head, first_block, num_blocks, length, width, page_units, token_stride_units, head_units, group, all_blocks,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, PAGED: tl.constexpr, FALLING: tl.constexpr,
 ):  # fmt: skip
     block, local_head = tl.program_id(0), tl.program_id(1)
     head = (first_head + local_head).to(tl.int64)
     start = (first_block + block) * ROWS
     stop = tl.minimum(start + ROWS, length)
     shift = (head // group * head_units).to(tl.int32)
-    line = local_head.to(tl.int64) * num_blocks + block
+    line = local_head.to(tl.int64) * num_blocks + (num_blocks - 1 - block if FALLING else block)
     out = table + line * width
     i = tl.arange(0, BLOCK)
     found = 0
@@ -100,18 +103,18 @@ def _expand(
         covered = _covers(offsets_before + head * length, start - column, length, ROWS, below)
         kept = (below & (covered == 0)).to(tl.int32)
         rank = found + tl.cumsum(kept, 0)
-        unit = tl.load(units + column, mask=kept > 0, other=0) + shift
-        tl.store(out + rank - 1, unit, mask=kept > 0)
+        unit = token_units(column, kept > 0, block_table, page_units, token_stride_units, PAGE, PAGED)
+        tl.store(out + rank - 1, unit.to(tl.int32) + shift, mask=kept > 0)
         found += tl.sum(kept, 0)
     reach = tl.load(distances_before + head * all_blocks + first_block + block)
     for n in range(0, reach, BLOCK):
         inside = n + i < reach
         distance = tl.load(distances + head * length + reach - 1 - n - i, mask=inside, other=0)
-        unit = tl.load(units + start - distance, mask=inside, other=0) + shift
-        tl.store(out + found + n + i, unit, mask=inside)
+        unit = token_units(start - distance, inside, block_table, page_units, token_stride_units, PAGE, PAGED)
+        tl.store(out + found + n + i, unit.to(tl.int32) + shift, mask=inside)
     r = tl.arange(0, ROWS)
-    own = tl.load(units + start + r, mask=start + r < stop, other=0) + shift
-    tl.store(out + found + reach + r, own, mask=start + r < stop)
+    own = token_units(start + r, start + r < stop, block_table, page_units, token_stride_units, PAGE, PAGED)
+    tl.store(out + found + reach + r, own.to(tl.int32) + shift, mask=start + r < stop)
     tl.store(lengths + line, found + reach + stop - start)
 
 
@@ -134,17 +137,21 @@ def build_pattern(columns_before: Tensor, offsets_before: Tensor, row_block: int
 
 
 def expand(
-    pattern: Pattern, units: Tensor, head_units: int, group: int, first_head: int, table: Tensor, lengths: Tensor
-) -> None:
+    pattern: Pattern, cache: VirtualCache, group: int, first_head: int, table: Tensor, lengths: Tensor,
+    *, falling: bool = True,
+) -> None:  # fmt: skip
     """Write the lists of the heads first_head … for the last row blocks into table [h, R, W] and lengths [h, R].
 
-    units: int32 [L], the unit of each token in head 0. W must be at least L.
+    Row blocks in falling order, so that the longest lists come first. W must hold the longest list.
     """
     heads, num_blocks, width = table.shape
     length = pattern.columns.shape[1]
     all_blocks = pattern.distances_before.shape[1]
+    paged = cache.keys.shape[0] > 1
     _expand[(num_blocks, heads)](
         pattern.columns, pattern.num_columns, pattern.offsets_before, pattern.distances, pattern.distances_before,
-        units, table, lengths, first_head, all_blocks - num_blocks, num_blocks, length, width, head_units, group,
-        all_blocks, ROWS=pattern.row_block, BLOCK=1024, num_warps=4,
+        cache.block_table, table, lengths, first_head, all_blocks - num_blocks, num_blocks, length, width,
+        cache.page_units, cache.token_units, cache.head_units, group, all_blocks,
+        ROWS=pattern.row_block, BLOCK=1024, PAGE=cache.cache_page if paged else 1, PAGED=paged, FALLING=falling,
+        num_warps=4,
     )  # fmt: skip

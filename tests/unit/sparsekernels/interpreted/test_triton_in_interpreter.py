@@ -102,12 +102,14 @@ def test_top_prefix_ranks_ties_by_position(count: int) -> None:
         assert torch.equal(got[half], expected.to(torch.int32))
 
 
-def test_heads_are_packed_and_unpacked() -> None:
+@pytest.mark.parametrize(("first", "starts"), [(0, [64, 32, 0]), (50, [46, 14, 0])])
+def test_heads_are_packed_last_row_block_first_and_unpacked(first: int, starts: list[int]) -> None:
     wide = torch.randn(70, 5, 16)[:, 1:4]
-    packed = pack.pack_heads(wide)
-    assert torch.equal(packed, wide.transpose(0, 1))
+    packed = pack.pack_heads(wide, 32, first)
+    order = torch.cat([torch.arange(start, stop) for start, stop in zip(starts, [70, *starts], strict=False)])
+    assert torch.equal(packed, wide.transpose(0, 1)[:, order])
     back = torch.zeros(70, 6, 16)
-    pack.unpack_heads(packed, back[:, 2:5])
+    pack.unpack_heads(packed, back[:, 2:5], 32, first)
     assert torch.equal(back[:, 2:5], wide)
     assert back[:, :2].abs().max() == 0
 
