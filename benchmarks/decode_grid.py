@@ -163,7 +163,7 @@ def engine_spec(options: argparse.Namespace, scratch: str) -> EngineSpec:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="decode_grid", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="frontier bench grid", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--model", help="folder with weights; without it, random weights of --shapes")
     parser.add_argument("--shapes", choices=sorted(SHAPES), default="qwen2.5-7b")
     parser.add_argument("--layers", type=int, help="fewer layers than the shapes have, for a quick look")

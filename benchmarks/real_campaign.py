@@ -244,7 +244,7 @@ def summary(campaign: Campaign, clock: Clock, busy: DeviceBusy) -> dict[str, Any
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="real_campaign", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="frontier bench real-campaign", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("spec", type=Path, help="the campaign file")
     parser.add_argument("--model", help="folder of the model, instead of the spec's first")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")

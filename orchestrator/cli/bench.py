@@ -22,6 +22,11 @@ BENCHMARKS = {
         "benchmarks/campaign_modes.py",
         "One campaign one request at a time, without a shared cache, and as it would run.",
     ),
+    "grid": ("benchmarks/decode_grid.py", "A prompt's decode grid over one shared prefill, against one run a cell."),
+    "real-campaign": (
+        "benchmarks/real_campaign.py",
+        "A campaign on Ray in a time box: killed, resumed, exported, reported and packed.",
+    ),
     "tasks": ("benchmarks/task_generation.py", "Samples per second of every task."),
     "control-plane": ("benchmarks/control_plane.py", "Overhead of scheduler and store per sample."),
     "dashboard": ("benchmarks/dashboard_scale.py", "Attach and refresh times on a store of millions of outcomes."),
