@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.help import FrontierSubgroup
+from orchestrator.cli.options import JsonOption
+from orchestrator.cli.output import print_json
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def adapt_sparsek(
     lora_rank: Annotated[int, typer.Option(min=0, help="Then adapt the backbone by LoRA, in as many steps.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the windows that are drawn.")] = 0,
     device: Device = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Train SparseK's scorers: ridge warm start on attention mass, then the scorers alone; prints held-out losses."""
     _require_folder(model)
@@ -65,7 +68,10 @@ def adapt_sparsek(
         trained = _run(model, where, plan)
     except ValueError as error:
         raise UserError(str(error)) from error
-    _print(trained, slots)
+    if as_json:
+        print_json({"adapter": str(trained.adapter), **_document(trained.table, slots), **_course(trained)})
+    else:
+        _print(trained, slots)
 
 
 @_ADAPT.command("evaluate", epilog="Example: frontier adapt evaluate --model MODEL --adapter FILE --slots 256")
@@ -80,6 +86,7 @@ def adapt_evaluate(
     windows: Annotated[int, typer.Option(min=2, help="Windows of held-out text.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the windows that are drawn, and of random scores.")] = 0,
     device: Device = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Held-out losses of a trained adapter beside dense attention and six controls, with equally many slots."""
     _require_folder(model)
@@ -90,7 +97,10 @@ def adapt_evaluate(
         table = _evaluate(model, adapter, where, data, slots, window, sinks, length, windows, seed)
     except ValueError as error:
         raise UserError(str(error)) from error
-    _print_table(table, slots)
+    if as_json:
+        print_json({"adapter": str(adapter), **_document(table, slots)})
+    else:
+        _print_table(table, slots)
 
 
 def _evaluate(
@@ -203,6 +213,28 @@ def _shown_progress() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with Bars(*columns, console=Console(stderr=True)) as bars:
         yield Shown(bars)
+
+
+def _course(trained: Trained) -> dict[str, Any]:
+    return {"warm_start_r2": trained.explained, "training_losses": trained.losses}
+
+
+def _document(table: list[HeldOut], slots: int) -> dict[str, Any]:
+    """The held-out table for `--json`; losses in nats a token of rows beyond the first `slots`."""
+    dense, sparsek = table[0], table[1]
+    rows = [
+        {
+            "method": row.name,
+            "slots": row.slots,
+            "loss": row.loss,
+            "perplexity": row.perplexity,
+            "over_dense": row.over(dense)._asdict(),
+            "over_sparsek": row.over(sparsek)._asdict(),
+            "window_losses": list(row.losses),
+        }
+        for row in table
+    ]
+    return {"first_row": slots, "held_out": rows}
 
 
 def _print(trained: Trained, slots: int) -> None:

@@ -45,7 +45,7 @@ class FrontierGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         lines = [f"Usage: {ctx.command_path} [OPTIONS] COMMAND …", "", self.help or "", ""]
         lines += command_lines(self)
-        lines += ["", "Options: --debug (tracebacks)  --quiet  --version  --install-completion  --help"]
+        lines += ["", "Options: --verbose  --quiet  --debug  --version  --install-completion  --help"]
         lines.append("Every COMMAND --help has an example. The way in: frontier init campaign.yaml")
         formatter.write("\n".join(line.rstrip() for line in lines) + "\n")
 
@@ -70,6 +70,8 @@ class FrontierCommand(TyperCommand):
         end = ["", f"Example: {example(self)}"]
         lines = [f"Usage: {usage}", "", *wrap(text, WIDTH), "", *option_lines(rows, most=9), *end]
         if len(lines) > HEIGHT:
+            # The last row is --help itself, which this reader has found.
+            rows = rows[:-1] if len(rows) > HEIGHT - 6 else rows
             lines = [
                 f"Usage: {usage}",
                 "",

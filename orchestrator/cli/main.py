@@ -12,6 +12,8 @@ import typer
 
 from orchestrator.cli.boundary import call
 from orchestrator.cli.help import FrontierCommand, FrontierGroup, FrontierSubgroup
+from orchestrator.cli.verbose import show_remarks
+from orchestrator.errors import UserError
 
 COMMANDS = (
     "init",
@@ -58,6 +60,7 @@ def build_app() -> typer.Typer:
     @app.callback()
     def _global(
         debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every event on standard error.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on standard error.")] = False,
         version: Annotated[
             bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
@@ -65,6 +68,10 @@ def build_app() -> typer.Typer:
     ) -> None:
         if debug:
             os.environ["FRONTIER_DEBUG"] = "1"
+        if verbose and quiet:
+            raise UserError("--verbose and --quiet exclude each other")
+        if verbose:
+            show_remarks()
         if quiet:
             os.environ["FRONTIER_QUIET"] = "1"
 

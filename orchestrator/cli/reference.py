@@ -20,8 +20,9 @@ store find it by `--store`, else `FRONTIER_STORE`, else `store = "…"` in `~/.c
 that `FRONTIER_CONFIG` names), else a SQLite file in `FRONTIER_HOME` (`~/.local/share/frontier`).
 
 Exit codes: 0 done · 1 the answer is no (a check failed) · 2 the input is wrong, told in one line · 70 a fault of ours ·
-130 interrupted. `frontier --debug COMMAND …` shows tracebacks, `--quiet` silences remarks on standard error, passwords
-in URLs are shown as `***`, and colour is off when the output is piped or `NO_COLOR` is set.
+130 interrupted. `frontier --verbose COMMAND …` tells every event (what `frontier events` lists) on standard error as it
+happens, `--quiet` silences remarks there, `--debug` shows tracebacks. Passwords in URLs are shown as `***`, and colour
+is off when the output is piped or `NO_COLOR` is set.
 `frontier --install-completion` teaches the shell the commands and options.
 """
 

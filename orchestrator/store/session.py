@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store import migrate
 from orchestrator.store.dialect import make_engine, sqlite_path
 
+_log = logging.getLogger(__name__)
 Connection = sa.Connection
 """A transaction's connection, for those who pass it on without knowing SQL."""
 
@@ -76,6 +78,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
     except BaseException:
         writer.dispose()
         raise
+    _log.info("store %s", shown)
     return Store(shown, writer, reader)
 
 

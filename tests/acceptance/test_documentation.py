@@ -126,7 +126,7 @@ def test_every_command_and_option_that_a_document_shows_exists() -> None:
             continue
         known = {name for option in COMMANDS[path].params for name in (*option.opts, *option.secondary_opts)}
         given = {word.split("=")[0].rstrip(".,") for word in words if re.match(r"--?[a-z]", word)}
-        allowed = {"--help", "-h", "--debug", "--quiet", "-q"}
+        allowed = {"--help", "-h", "--debug", "--verbose", "-v", "--quiet", "-q"}
         if path != ("bench",):
             wrong += [f"{place}: frontier {' '.join(path)} has no {o}" for o in sorted(given - known - allowed)]
         num_checked += 1

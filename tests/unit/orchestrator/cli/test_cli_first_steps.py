@@ -149,6 +149,20 @@ def test_quiet_silences_remarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == "told\n"
 
 
+def test_verbose_tells_every_event_and_quiet_excludes_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with open_store(f"sqlite:///{path}") as store:
+        create_campaign(store, NewCampaign(name="mine", cells=[], spec={}))
+    silent = process("resume", "mine", "--store", str(path))
+    assert (silent.returncode, silent.stderr) == (0, "")
+    told = process("--verbose", "pause", "mine", "--store", str(path))
+    assert told.returncode == 0
+    lines = [line.split(" ", 1)[1] for line in told.stderr.splitlines()]
+    assert lines == [f"store sqlite:///{path}", "paused: paused by a person"]
+    both = process("--verbose", "--quiet", "pause", "mine", "--store", str(path))
+    assert (both.returncode, both.stderr) == (2, "error: --verbose and --quiet exclude each other\n")
+
+
 def completions(words: str, **environment: str) -> list[str]:
     asked = {"_FRONTIER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     command = [str(Path(sys.executable).with_name("frontier"))]
