@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 
 from sparsekernels.bench import parity
+from sparsekernels.bench.bars import verdicts
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
 from sparsekernels.prefill import PrefillMethod
 
@@ -35,8 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("frontier bench kernels: no CUDA device here; the kernels' tests run on the CPU, their times do not")
         return 2
+    if arguments.share:
+        _check_share(arguments.only, *map(int, arguments.share.split("/")))
+        return 0
     environment = describe()
     print(json.dumps(environment), flush=True)
+    _compile_ahead(arguments.only, arguments.processes)
     failures = _parity(arguments.only)
     if failures:
         print("\n".join(failures))
@@ -47,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         lines += _prefill(arguments)
     if arguments.only in ("all", "decode"):
         lines += _decode()
+    print("\n".join(verdicts(lines)), flush=True)
     if arguments.output:
         Path(arguments.output).write_text(json.dumps({"environment": environment, "lines": lines}, indent=1))
     return 0
@@ -59,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--inputs", choices=("random", "clustered"), nargs="+", default=["random", "clustered"])
     parser.add_argument("--densities", type=float, nargs="+", default=[0.2, 0.1], help="targets to calibrate to")
     parser.add_argument("--flex-attention", action="store_true", help="also time FlexAttention (compiles for a while)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that compile the parity checks' kernels")
+    parser.add_argument("--share", help=argparse.SUPPRESS)
     parser.add_argument("--output", help="file for the figures, JSON")
     return parser
 
@@ -97,6 +108,24 @@ def parity_checks(only: str) -> list[tuple[str, Callable[[], None]]]:
                 checks.append((f"quest {executor} share={share}", check))
             checks.append((f"kept {executor}", partial(parity.check_kept, executor, **kept, **bf16)))
     return checks
+
+
+def _compile_ahead(only: str, processes: int) -> None:
+    """Fill Triton's cache on disk: each child runs a share of the parity checks, whose verdicts are not used."""
+    if processes < 2:
+        return
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    command = [sys.executable, "-m", "sparsekernels.bench.command", "--only", only, "--share"]
+    children = [subprocess.Popen([*command, f"{i}/{processes}"], env=environment) for i in range(processes)]
+    for child in children:
+        child.wait()
+
+
+def _check_share(only: str, share: int, shares: int) -> None:
+    for _, check in parity_checks(only)[share::shares]:
+        with contextlib.suppress(Exception):
+            check()
 
 
 def _parity(only: str) -> list[str]:
