@@ -1,0 +1,121 @@
+"""A page for docs/results from what `real_campaign` packed: the tables as CSV, the plots, and a table a person can read.
+
+    python -m benchmarks.results_page OUT docs/results/NAME
+
+Writes scores.csv, comparisons.csv, the PNG figures and table.md to the folder; findings are for a person to write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+FIGURES = ("accuracy", "admissible", "frontier", "heat", "relative-error", "speed")
+"""Beginnings of the names of the plots that are kept."""
+LEFT_OUT = (
+    "method_choice",
+    "num_parameters_b",
+    "prefill_flops",
+    "prefill_index_flops",
+    "decode_bytes",
+    "decode_index_bytes",
+)
+
+Row = dict[str, str]
+Place = tuple[str, str, str, str]
+
+
+def read_table(archive: Path, name: str) -> list[Row]:
+    """Rows of tables/NAME.csv in the archive."""
+    with tarfile.open(archive) as tar:
+        member = tar.extractfile(f"tables/{name}.csv")
+        if member is None:
+            raise SystemExit(f"error: {archive} has no tables/{name}.csv")
+        return list(csv.DictReader(io.TextIOWrapper(member, encoding="utf-8")))
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    names = [name for name in rows[0] if name not in LEFT_OUT]
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def place(row: Row) -> Place:
+    """Which cell a row is of."""
+    return row["task"], row["length_tokens"], row["method"], row["budget"]
+
+
+def readable(scores: Iterable[Row], comparisons: Iterable[Row]) -> list[str]:
+    """Markdown: one table a task and length, scores and paired differences to dense with their 95 % intervals."""
+    differences = {place(row): row for row in comparisons}
+    lines: list[str] = []
+    current: tuple[str, str] | None = None
+    for row in scores:
+        if (row["task"], row["length_tokens"]) != current:
+            current = row["task"], row["length_tokens"]
+            lines += ["", f"## {current[0]}, {int(current[1]):,} tokens", ""]
+            lines += [
+                "| method | budget | samples | score | less than dense by | prefill density | decode density | kept |"
+            ]
+            lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+        lines.append(_line(row, differences.get(place(row))))
+    return lines
+
+
+def _line(row: Row, difference: Row | None) -> str:
+    score = f"{_number(row['mean'])} ({_number(row['low'])} – {_number(row['high'])})"
+    loss = "–"
+    if difference is not None and difference["difference"]:
+        low, high = sorted(-float(difference[end]) for end in ("low", "high"))
+        loss = f"{-float(difference['difference']):.3f} ({low:.3f} – {high:.3f})"
+    densities = " | ".join(_number(row[name]) for name in ("density_prefill", "density_decode", "kv_kept"))
+    return f"| {row['method']} | {row['budget'] or '–'} | {row['num_scored']} | {score} | {loss} | {densities} |"
+
+
+def _number(text: str) -> str:
+    return f"{float(text):.3f}" if text else "–"
+
+
+def keep_figures(archive: Path, folder: Path) -> list[str]:
+    """The chosen plots as PNG; their names."""
+    kept = []
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            name = Path(member.name).name
+            stream = tar.extractfile(member) if name.endswith(".png") and name.startswith(FIGURES) else None
+            if stream is not None:
+                (folder / name).write_bytes(stream.read())
+                kept.append(name)
+    return sorted(kept)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="results_page", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("out", type=Path, help="folder that real_campaign wrote")
+    parser.add_argument("page", type=Path, help="folder of the page")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options.page.mkdir(parents=True, exist_ok=True)
+    scores = read_table(options.out / "tables.tar.xz", "costs")
+    comparisons = read_table(options.out / "tables.tar.xz", "comparisons")
+    write_table(options.page / "scores.csv", scores)
+    write_table(options.page / "comparisons.csv", comparisons)
+    figures = keep_figures(options.out / "figures.tar.xz", options.page)
+    found = json.loads((options.out / "summary.json").read_text())
+    lines = [f"# Scores: {found['environment']['device']}, {found['recorded']:,} samples", ""]
+    lines += ["Means with 95 % intervals; losses are paired, sample by sample. Densities are measured."]
+    lines += [*readable(scores, comparisons), "", *(f"![{name.removesuffix('.png')}]({name})" for name in figures)]
+    (options.page / "table.md").write_text("\n".join(lines) + "\n")
+    print(f"{options.page}: {len(scores)} cells, {len(figures)} figures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
