@@ -1,4 +1,4 @@
-"""A page for docs/results from what `real_campaign` packed: the tables as CSV, the plots, and a table a person can read.
+"""A page for docs/results from what `real_campaign` packed: tables as CSV, plots, and a table that a person can read.
 
     python -m benchmarks.results_page OUT docs/results/NAME
 
@@ -18,14 +18,9 @@ from pathlib import Path
 
 FIGURES = ("accuracy", "admissible", "frontier", "heat", "relative-error", "speed")
 """Beginnings of the names of the plots that are kept."""
-LEFT_OUT = (
-    "method_choice",
-    "num_parameters_b",
-    "prefill_flops",
-    "prefill_index_flops",
-    "decode_bytes",
-    "decode_index_bytes",
-)
+LEFT_OUT = {"method_choice", "num_parameters_b", "prefill_flops", "prefill_index_flops"}
+LEFT_OUT |= {"decode_bytes", "decode_index_bytes"}
+HEADINGS = "method", "budget", "samples", "score", "difference to dense", "prefill density", "decode density", "kept"
 
 Row = dict[str, str]
 Place = tuple[str, str, str, str]
@@ -62,26 +57,26 @@ def readable(scores: Iterable[Row], comparisons: Iterable[Row]) -> list[str]:
         if (row["task"], row["length_tokens"]) != current:
             current = row["task"], row["length_tokens"]
             lines += ["", f"## {current[0]}, {int(current[1]):,} tokens", ""]
-            lines += [
-                "| method | budget | samples | score | less than dense by | prefill density | decode density | kept |"
-            ]
-            lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+            lines += ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * len(HEADINGS)]
         lines.append(_line(row, differences.get(place(row))))
     return lines
 
 
 def _line(row: Row, difference: Row | None) -> str:
     score = f"{_number(row['mean'])} ({_number(row['low'])} – {_number(row['high'])})"
-    loss = "–"
+    change = "–"
     if difference is not None and difference["difference"]:
-        low, high = sorted(-float(difference[end]) for end in ("low", "high"))
-        loss = f"{-float(difference['difference']):.3f} ({low:.3f} – {high:.3f})"
+        change = f"{_signed(difference['difference'])} ({_signed(difference['low'])} – {_signed(difference['high'])})"
     densities = " | ".join(_number(row[name]) for name in ("density_prefill", "density_decode", "kv_kept"))
-    return f"| {row['method']} | {row['budget'] or '–'} | {row['num_scored']} | {score} | {loss} | {densities} |"
+    return f"| {row['method']} | {row['budget'] or '–'} | {row['num_scored']} | {score} | {change} | {densities} |"
 
 
 def _number(text: str) -> str:
     return f"{float(text):.3f}" if text else "–"
+
+
+def _signed(text: str) -> str:
+    return f"{float(text) + 0.0:+.3f}"
 
 
 def keep_figures(archive: Path, folder: Path) -> list[str]:
@@ -110,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = keep_figures(options.out / "figures.tar.xz", options.page)
     found = json.loads((options.out / "summary.json").read_text())
     lines = [f"# Scores: {found['environment']['device']}, {found['recorded']:,} samples", ""]
-    lines += ["Means with 95 % intervals; losses are paired, sample by sample. Densities are measured."]
+    lines += ["Means with 95 % intervals; differences are paired, sample by sample. Densities are measured."]
     lines += [*readable(scores, comparisons), "", *(f"![{name.removesuffix('.png')}]({name})" for name in figures)]
     (options.page / "table.md").write_text("\n".join(lines) + "\n")
     print(f"{options.page}: {len(scores)} cells, {len(figures)} figures")
