@@ -69,8 +69,8 @@ def test_worked_vector_jacobian_product() -> None:
 
 @solvers
 def test_optimality_conditions_hold(solver: Solver) -> None:
-    worst = max(kkt_residual(z, sparsek(z, k, solver=solver), k) for z, k in rows(1500))
-    assert worst < 5e-12
+    worst = max(kkt_residual(z, sparsek(z, k, solver=solver), k) for z, k in rows(3000))
+    assert worst < 3.1e-13
 
 
 @solvers
@@ -82,7 +82,7 @@ def test_threshold_is_the_root_that_brentq_finds(solver: Solver) -> None:
 
         root = brentq(mass, float(scores.min()) - 1, float(scores.max()), xtol=1e-15, rtol=1e-15)
         want = gates_from_threshold(scores, torch.tensor(root, dtype=torch.float64))
-        assert float((sparsek(scores, k, solver=solver) - want).abs().max()) < 1e-11
+        assert float((sparsek(scores, k, solver=solver) - want).abs().max()) < 2.7e-13
 
 
 def test_agrees_with_a_generic_quadratic_programme() -> None:
@@ -96,7 +96,7 @@ def test_agrees_with_a_generic_quadratic_programme() -> None:
             constraints={"type": "eq", "fun": lambda p, k=k: p.sum() - k, "jac": lambda p: [1.0] * len(p)},
             options={"ftol": 1e-14, "maxiter": 500},
         )
-        assert float((sparsek(torch.from_numpy(z), k) - torch.from_numpy(found.x)).abs().max()) < 1e-6
+        assert float((sparsek(torch.from_numpy(z), k) - torch.from_numpy(found.x)).abs().max()) < 1e-7
 
 
 def test_agrees_with_alternating_projections() -> None:
@@ -107,7 +107,7 @@ def test_agrees_with_alternating_projections() -> None:
             plane = want + (k - want.sum()) / len(at)
             box = (plane + correction).clamp(0, 1)
             correction, want = plane + correction - box, box
-        assert float((sparsek(at, k) - want).abs().max()) < 1e-9
+        assert float((sparsek(at, k) - want).abs().max()) < 1.1e-12
 
 
 @solvers
@@ -117,7 +117,7 @@ def test_solvers_agree_on_long_rows(solver: Solver, size: int) -> None:
     for scale in (0.03, 1.0, 10.0):
         scores = torch.randn(size, generator=draw, dtype=torch.float64) * scale
         exact = sparsek(scores, size // 16)
-        assert float((sparsek(scores, size // 16, solver=solver) - exact).abs().max()) < 1e-10
+        assert float((sparsek(scores, size // 16, solver=solver) - exact).abs().max()) < 9.4e-12
 
 
 def test_single_precision_gates() -> None:
@@ -125,8 +125,8 @@ def test_single_precision_gates() -> None:
     exact = sparsek(scores, 512)
     for solver in Solver:
         gates = sparsek(scores.float(), 512, solver=solver)
-        assert float((gates - exact).abs().max()) < 5e-6
-        assert float((gates.sum(-1) - 512).abs().max()) < 2e-3
+        assert float((gates - exact).abs().max()) < 1.7e-6
+        assert float((gates.sum(-1) - 512).abs().max()) < 4.3e-4
 
 
 @solvers
