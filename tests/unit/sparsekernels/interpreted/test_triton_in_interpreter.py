@@ -7,6 +7,7 @@ of its own.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_triton_kernels.py in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
+from sparsekernels import decode, fused_decode
 from sparsekernels.bench import parity
 from sparsekernels.index import pack, votes
 from sparsekernels.index.estimate import estimate_sums
@@ -25,7 +27,7 @@ from sparsekernels.methods.vertical_slash import force_first
 from sparsekernels.parameters import AdaSnapKV, BlockSparse, FlexPrefill, SnapKV, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, select, sparse_prefill
 from sparsekernels.ranking import top_mask
-from sparsekernels.testing import masked_attention, relative_error
+from sparsekernels.testing import assert_parity, masked_attention, plain_attention, relative_error
 from sparsekernels.virtual import virtual_cache
 
 from tests.support.foreign_methods import Stride
@@ -70,9 +72,56 @@ def test_blocks_wider_than_the_caches_pages() -> None:
 
 def test_everything_selected_is_dense() -> None:
     q, k, v = torch.randn(100, 2, 32), torch.randn(100, 1, 32), torch.randn(100, 1, 32)
+    causal = torch.ones(100, 100, dtype=torch.bool).tril()[:, None]
+    exact, plain = masked_attention(q, k, v, causal), plain_attention(q, k, v, causal)
     for method in (VerticalSlash(vertical_size=100, slash_size=64), BlockSparse(top_blocks=100)):
         result = sparse_prefill(q, contiguous(k, v), method, length=100, executor="triton")
         assert float(result.density()) == 1.0
+        assert_parity(result.out, exact, plain)
+
+
+@pytest.mark.parametrize("method", [replace(VS, window=1), replace(FLEX, window=1), BLOCKS, WIDE])
+def test_ties_are_broken_as_the_definition_does(method: PrefillMethod) -> None:
+    """Keys of zero tie every score, and one row of the estimate leaves nothing to rounding: lower positions win."""
+    g = torch.Generator().manual_seed(3)
+    q, v = torch.randn(149, 2, 32, generator=g), torch.randn(149, 1, 32, generator=g)
+    k = torch.zeros(149, 1, 32)
+    mask = select(q, k, method, row_block=128).dense_mask(149, 149)
+    found = sparse_prefill(q, contiguous(k, v), method, length=149, executor="triton", row_block=128)
+    assert_parity(found.out, masked_attention(q, k, v, mask), plain_attention(q, k, v, mask))
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_quest_pages_that_tie_go_to_the_lower_page(share: bool) -> None:
+    keys = torch.ones(6, 16, 1, 16)
+    store = quest.new_store(6, 16, 16, keys)
+    table = torch.tensor([[3, 1, 5, 0, 4, 2]], dtype=torch.int32)
+    quest.build_summaries(store, keys, table[0], 90, 16)
+    lists = fused_decode.select(
+        torch.ones(1, 2, 16), store, table, torch.tensor([90]), torch.tensor([32]),
+        page_size=16, cache_page=16, max_budget=48, share_pages=share,
+    )  # fmt: skip
+    assert lists.pages[0, :, :3].tolist() == [[3, 1, 2]] * lists.pages.shape[1]
+    assert lists.lengths.unique().tolist() == [42]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
+def test_a_budget_over_the_length_is_dense_decode(batch: int) -> None:
+    lengths = [1, 130, 16, 77, 33][:batch]
+    kv, seq_lens = parity.random_cache(lengths, (4, 2, 16), 16, "cpu", torch.float32)
+    store = quest.new_store(kv.keys.shape[0], 16, 16, kv.keys)
+    for row, n in zip(kv.block_table, lengths, strict=True):
+        quest.build_summaries(store, kv.keys, row, n, 16)
+    q = torch.randn(batch, 4, 16)
+    lists = fused_decode.select(
+        q, store, kv.block_table, seq_lens, torch.full_like(seq_lens, 160), page_size=16, cache_page=16, max_budget=160
+    )
+    assert lists.lengths[:, 0].tolist() == lengths
+    out = decode.attend_pages(q, kv, lists, executor="triton")
+    for b, n in enumerate(lengths):
+        one, (k, v), everything = q[b : b + 1], kv.gather(b, n), torch.ones(1, 1, n, dtype=torch.bool)
+        exact, plain = masked_attention(one, k, v, everything), plain_attention(one, k, v, everything)
+        assert_parity(out[b : b + 1], exact, plain)
 
 
 @pytest.mark.parametrize(("rows", "length", "window"), [(5, 5, 64), (150, 200, 37), (70, 260, 64), (64, 64, 64)])
@@ -129,10 +178,8 @@ def test_quest_ignores_padded_requests() -> None:
     for row, n in zip(kv.block_table, (40, 30), strict=True):
         quest.build_summaries(store, kv.keys, row, n, 16)
     seq_lens[1] = 0
-    from sparsekernels.fused_decode import select
-
     budgets = torch.full((2,), 32, dtype=torch.int32)
-    lists = select(
+    lists = fused_decode.select(
         torch.randn(2, 2, 16), store, kv.block_table, seq_lens, budgets, page_size=16, cache_page=16, max_budget=32
     )
     assert lists.counts.tolist() == [[3], [0]]
@@ -174,8 +221,6 @@ def test_a_cache_of_joined_keys_and_values() -> None:
     kv, _ = parity.random_cache([60, 33], (4, 2, 16), 16, "cpu", torch.float32)
     joined = torch.cat([kv.keys, kv.values], -1).transpose(1, 2).contiguous().transpose(1, 2)
     other = KeyValues(joined[..., :16], joined[..., 16:], kv.block_table)
-    from sparsekernels import decode
-
     lists = quest.PageLists(kv.block_table[:, None, :2].expand(-1, 2, -1).contiguous(), *[
         torch.tensor([[2, 2], [2, 2]], dtype=torch.int32), torch.tensor([[30, 32], [17, 20]], dtype=torch.int32)
     ], 16)  # fmt: skip
