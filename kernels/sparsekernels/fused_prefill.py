@@ -169,7 +169,7 @@ def _pack_aside(q: Tensor, length: int, rows: int) -> Tensor:
 
 @cached
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, VirtualLists], None]) -> Tensor:

@@ -34,6 +34,7 @@ class DecodeShape:
 
 SHAPE = DecodeShape(tile=128, warps=4, stages=2, programs=256)
 EARLY = True
+FEWEST_COUNTERS = 1 << 14
 GRAIN = 16
 """Splits end at multiples of so many tokens."""
 
@@ -55,13 +56,39 @@ def num_splits(rows: int, max_tokens: int, shape: DecodeShape = SHAPE) -> int:
     return max(1, min(max(4, shape.programs // rows), -(-max_tokens // shape.tile), 64))
 
 
-def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torch.device) -> Scratch:
+def new_scratch(
+    rows: int, splits: int, group: int, head_size: int, device: torch.device, arrivals: Tensor | None = None
+) -> Scratch:
     """Scratch for lists of `rows` = B · list heads, each read by `group` query heads."""
     return Scratch(
         torch.empty(rows, splits, group, head_size, dtype=torch.float32, device=device),
         torch.empty(rows, splits, group, dtype=torch.float32, device=device),
-        torch.zeros(rows, dtype=torch.int32, device=device),
+        torch.zeros(rows, dtype=torch.int32, device=device) if arrivals is None else arrivals,
     )
+
+
+_ZEROS: dict[tuple[torch.device, int | None], list[Tensor]] = {}
+"""Counters by device and stream (None: graphs), never freed, since a graph may name any of them."""
+
+
+def shared_counters(rows: int, device: torch.device) -> Tensor:
+    """Counters int32 [≥ rows] that are zero between launches, without a launch to make them so.
+
+    Calls on one stream share them, and so do all CUDA graphs of a device: two graphs must not replay at the same time.
+    Graphs find the counters that an earlier call outside of a capture has made; without one they zero their own.
+    """
+    if device.type != "cuda":
+        return torch.zeros(rows, dtype=torch.int32, device=device)
+    capturing = torch.cuda.is_current_stream_capturing()
+    stream = None if capturing else torch.cuda.current_stream(device).cuda_stream
+    for key in {(device, stream)} if capturing else {(device, stream), (device, None)}:
+        made = _ZEROS.setdefault(key, [])
+        if not made or len(made[-1]) < rows:
+            fresh = torch.zeros(max(rows, FEWEST_COUNTERS), dtype=torch.int32, device=device)
+            if capturing:
+                return fresh
+            made.append(fresh)
+    return _ZEROS[device, stream][-1]
 
 
 @triton.jit
@@ -224,7 +251,8 @@ def decode_lists(
     list_heads = keys.shape[2] if widths is not None else table.shape[1]
     group, rows = heads // list_heads, batch * list_heads
     if scratch is None:
-        scratch = new_scratch(rows, num_splits(rows, max_tokens, shape), group, d, q.device)
+        splits = num_splits(rows, max_tokens, shape)
+        scratch = new_scratch(rows, splits, group, d, q.device, shared_counters(rows, q.device))
     block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
     _decode_lists[(scratch.norms.shape[1], rows)](
         q, keys, values, out, table, counts, counts if widths is None else widths, block_table, seq_lens, prompt_lens,
