@@ -37,7 +37,8 @@ def make_engine(folder: Path, **options: Any) -> VllmEngine:
     (folder / "config.json").write_text(json.dumps(SHAPES["qwen2.5-7b"] | {"num_hidden_layers": 4}))
     spec = EngineSpec(
         model=str(folder), max_model_len=8192, load_format="dummy", dtype="bfloat16", max_in_flight=16, kv_cache_gib=8,
-        options={"ignore_eos": True, "logprobs": 0, **options},
+        # Two engines share the device: vLLM wants the share that it may use to be free, whatever the cache's size.
+        options={"ignore_eos": True, "logprobs": 0, "gpu_memory_utilization": 0.4, **options},
     )  # fmt: skip
     return VllmEngine(spec)
 
