@@ -232,7 +232,6 @@ class Decoder:
         lengths, budgets = step.tables.quest(kind, step.shape.rows)
         table = call.metadata.block_table[:, : step.shape.pages]
         store = self._store(kind.page_size, keys)
-        _fused().update_summaries(store, call.key, step.slots[kind], kind.page_size)
         lists = _fused().select(
             call.query,
             store,
@@ -243,6 +242,7 @@ class Decoder:
             cache_page=keys.shape[1],
             max_budget=kind.max_budget,
             share_pages=kind.share_pages,
+            new_keys=(call.key, step.slots[kind]),
         )
         _fused().attend_pages(
             call.query,

@@ -26,15 +26,38 @@ KEYS_PER_WARP = 1024
 
 
 @triton.jit
+def _take_in(
+    batch, head, store, key, slots, stride_kb, stride_kh, D: tl.constexpr, KV_HEADS: tl.constexpr, PAGE: tl.constexpr
+):  # fmt: skip
+    """One new key into the summary of its page, in place."""
+    slot = tl.load(slots + batch).to(tl.int64)
+    if slot >= 0:
+        d = tl.arange(0, D)
+        new = tl.load(key + batch.to(tl.int64) * stride_kb + head * stride_kh + d)
+        where = store + ((slot // PAGE) * KV_HEADS + head) * 2 * D + d
+        if slot % PAGE == 0:
+            tl.store(where, new)
+            tl.store(where + D, new)
+        else:
+            tl.store(where, tl.maximum(tl.load(where), new))
+            tl.store(where + D, tl.minimum(tl.load(where + D), new))
+
+
+@triton.jit
 def _bounds(
-    q, store, block_table, seq_lens, scores, stride_qb, stride_qh, stride_bt, num_pages,
+    q, store, block_table, seq_lens, scores, key, slots, stride_qb, stride_qh, stride_bt, num_pages,
+    stride_kb, stride_kh,
     D: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SHARE: tl.constexpr,
     PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, TILES: tl.constexpr,
-    EARLY: tl.constexpr,
+    TAKE_IN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_and_release(EARLY)
     part, row = tl.program_id(0), tl.program_id(1)
     batch, head = row // KV_HEADS, row % KV_HEADS
+    if TAKE_IN:  # noqa: SIM102 - the first question is the compiler's
+        # The new key belongs to the current page, which is read in any case: no bound here needs its summary.
+        if part == 0:
+            _take_in(batch, head, store, key, slots, stride_kb, stride_kh, D, KV_HEADS, PAGE)
     current = (tl.load(seq_lens + batch) - 1) // PAGE
     begin = part * TILES * CHUNK
     if begin < current:
@@ -101,8 +124,12 @@ def select(
     cache_page: int,
     max_budget: int,
     share_pages: bool = True,
+    new_keys: tuple[Tensor, Tensor] | None = None,
 ) -> PageLists:
-    """The fused twin of `methods.quest.select`; see there. Two launches, no host read: a CUDA graph can capture it."""
+    """The fused twin of `methods.quest.select`; see there. Two launches, no host read: a CUDA graph can capture it.
+
+    `new_keys` = (key [B, Hkv, D], slots int [B]) are taken into the summaries by the way, as `update_summaries` would.
+    """
     batch, heads, d = q.shape
     kv_heads, ratio = store.shape[1], cache_page // page_size
     num_pages = block_table.shape[1] * ratio
@@ -115,10 +142,13 @@ def select(
     ints: dict[str, Any] = dict(dtype=torch.int32, device=q.device)
     table = torch.empty(batch, list_heads, width, **ints)
     counts, lengths = torch.empty(batch, list_heads, **ints), torch.empty(batch, list_heads, **ints)
+    key, slots = new_keys or (q, seq_lens)
     _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](
-        q, store, block_table, seq_lens, scores, q.stride(0), q.stride(1), block_table.stride(0), num_pages,
+        q, store, block_table, seq_lens, scores, key, slots,
+        q.stride(0), q.stride(1), block_table.stride(0), num_pages, key.stride(0), key.stride(1),
         D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share_pages,
-        PAGE=page_size, RATIO=ratio, CHUNK=CHUNK, TILES=TILES, num_warps=4, num_stages=STAGES, **launch_options(),
+        PAGE=page_size, RATIO=ratio, CHUNK=CHUNK, TILES=TILES, TAKE_IN=new_keys is not None,
+        num_warps=4, num_stages=STAGES, **launch_options(),
     )  # fmt: skip
     pages = triton.next_power_of_2(max(num_pages, 2))
     _rank_pages[(batch * list_heads,)](
@@ -164,18 +194,7 @@ def build_summaries(
 def _update(
     store, key, slots, stride_kb, stride_kh, D: tl.constexpr, KV_HEADS: tl.constexpr, PAGE: tl.constexpr
 ):  # fmt: skip
-    batch, head = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(slots + batch).to(tl.int64)
-    if slot >= 0:
-        d = tl.arange(0, D)
-        new = tl.load(key + batch.to(tl.int64) * stride_kb + head * stride_kh + d)
-        where = store + ((slot // PAGE) * KV_HEADS + head) * 2 * D + d
-        if slot % PAGE == 0:
-            tl.store(where, new)
-            tl.store(where + D, new)
-        else:
-            tl.store(where, tl.maximum(tl.load(where), new))
-            tl.store(where + D, tl.minimum(tl.load(where + D), new))
+    _take_in(tl.program_id(0), tl.program_id(1), store, key, slots, stride_kb, stride_kh, D, KV_HEADS, PAGE)
 
 
 def update_summaries(store: Tensor, key: Tensor, slots: Tensor, page_size: int) -> None:

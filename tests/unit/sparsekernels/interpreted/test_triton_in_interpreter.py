@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from sparsekernels.bench import parity
 from sparsekernels.index import pack, votes
 from sparsekernels.index.estimate import estimate_sums
 from sparsekernels.index.order import top_prefix
+from sparsekernels.index.quest import select as fused_select
 from sparsekernels.index.quest import update_summaries
 from sparsekernels.kvcache import KeyValues, contiguous
 from sparsekernels.methods import estimate, quest, snapkv
@@ -184,6 +186,27 @@ def test_quest_ignores_padded_requests() -> None:
     )
     assert lists.counts.tolist() == [[3], [0]]
     assert lists.lengths.tolist() == [[40], [0]]
+
+
+def test_a_selection_may_take_in_the_new_keys() -> None:
+    kv, lengths = parity.random_cache([70, 33, 16], (4, 2, 16), 16, "cpu", torch.float32)
+    apart, joined = (quest.new_store(kv.keys.shape[0], 16, 16, kv.keys) for _ in range(2))
+    for store in (apart, joined):
+        for row, length in zip(kv.block_table, lengths.tolist(), strict=True):
+            quest.build_summaries(store, kv.keys, row, length - 1, 16)
+    page = kv.block_table[torch.arange(3), (lengths - 1) // 16].long()
+    key = kv.keys[page, (lengths - 1) % 16].contiguous()
+    slots = (page * 16 + (lengths - 1) % 16).where(torch.tensor([True, False, True]), -1)
+    q, budgets = torch.randn(3, 4, 16), torch.full((3,), 32, dtype=torch.int32)
+    update_summaries(apart, key, slots, 16)
+    options: dict[str, Any] = dict(page_size=16, cache_page=16, max_budget=32)
+    expected = fused_select(q, apart, kv.block_table, lengths, budgets, **options)
+    found = fused_select(q, joined, kv.block_table, lengths, budgets, **options, new_keys=(key, slots))
+    assert torch.equal(joined, apart)
+    assert torch.equal(found.lengths, expected.lengths)
+    for row in range(3):
+        count = int(expected.counts[row, 0])
+        assert torch.equal(found.pages[row, :, :count], expected.pages[row, :, :count])
 
 
 def test_summaries_kept_token_by_token_equal_those_built_at_once() -> None:
