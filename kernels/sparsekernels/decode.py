@@ -99,6 +99,8 @@ def attend_kept(
         return fused_decode.attend_kept(
             q, kv, kept, seq_lens, max_generated=max_generated, executor=kind, scale=scale, out=out
         )
+    if seq_lens.device.type == "cpu":  # the bound is generous, and here the number itself costs nothing
+        max_generated = min(max_generated, max(0, int((seq_lens - kept.prompt_lengths).max())))
     tokens, counts = with_generated(kept, kv.block_table, kv.page_size, seq_lens, max_generated)
     result = reference.attend_decode(q, kv, tokens, counts, scale).out
     return result if out is None else out.copy_(result)
