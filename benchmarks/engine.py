@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import decode_grid
+from benchmarks.device_busy import DeviceBusy
 from benchmarks.engine_cases import SHAPES, methods_for
 from benchmarks.engine_figures import LONG_TOKENS, Bench, Run
 from benchmarks.engine_ratios import ratio_lines
@@ -33,7 +35,8 @@ def spec_of(run: Run, folder: str, **changes: Any) -> EngineSpec:
     options = run.options
     own = {"ignore_eos": True, **json.loads(options.engine_options), **changes.pop("options", {})}
     base: dict[str, Any] = dict(
-        model=folder, max_model_len=max(options.lengths) + 1024, max_in_flight=max(options.in_flight),
+        model=folder, max_model_len=max(options.lengths) + 1024,
+        max_in_flight=max(*options.in_flight, options.samples_in_flight or 1),
         load_format="auto" if options.model else "dummy", dtype=options.dtype, kv_cache_gib=options.kv_cache_gib,
     )  # fmt: skip
     return EngineSpec(**(base | changes), options=own)
@@ -55,6 +58,8 @@ def measure(run: Run, part: str, spec: EngineSpec, wanted: Sequence[str] | None)
                 bench.close()
                 bench = Bench(run, part, spec)
             measure_case(run, bench, length, name, method)
+        if part == "plugin" and run.options.grid_length:
+            run.guarded("decode grid", lambda: measure_grid(run, bench))
     finally:
         bench.close()
 
@@ -70,8 +75,20 @@ def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[st
     if "prefill" not in method:
         for n in in_flight:
             run.guarded(f"{label} decode {n}", lambda: bench.decode(length, n, name, method))  # noqa: B023
-    if length in options.sample_lengths and (not options.sample_methods or name in ("dense", *options.sample_methods)):
+    if length in options.sample_lengths and (not options.sample_methods or name in options.sample_methods):
         run.guarded(f"{label} samples", lambda: bench.samples(length, name, method))
+
+
+def measure_grid(run: Run, bench: Bench) -> None:
+    """Sixteen decode cells of a prompt over one shared prefill against as many separate runs (`frontier bench grid`)."""
+    options = argparse.Namespace(
+        length=run.options.grid_length, prompts=1, output_tokens=64, vocabulary=run.options.vocabulary
+    )
+    grid = decode_grid.Grid(bench.engine, options)
+    grid.warm_up()
+    with DeviceBusy() as busy:
+        found = decode_grid.measure(grid, options, run.deadline, busy)
+    run.record(part=bench.part, figure="grid", ratio=found["separate_seconds"] / found["shared_seconds"], **found)
 
 
 def model_folder(options: argparse.Namespace, scratch: str) -> str:
@@ -97,6 +114,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--reference-methods", nargs="*", default=[], help="those of the reference mode; default none")
     parser.add_argument("--sample-methods", nargs="*", default=[], help="whole samples of these alone; default all")
     parser.add_argument("--sample-tokens", type=int, default=256, help="output tokens of a whole sample")
+    parser.add_argument("--samples-in-flight", type=int, help="whole samples together; default the most in flight")
+    parser.add_argument("--grid-length", type=int, help="also the decode grid of a prompt of this length")
     parser.add_argument("--seconds", type=float, default=1800, help="no new measurement begins after this")
     parser.add_argument("--distinct-tokens", type=int, default=524288, help="cached prompt tokens in decode figures")
     parser.add_argument("--vocabulary", type=int, default=40000)

@@ -27,8 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def methods_for(length: int) -> dict[str, dict[str, Any]]:
-    """The methods' wire forms at a length; prefill budgets of a twenty-fifth of the context, for densities below .1."""
-    tokens = length // 25
+    """The methods' wire forms at a length; prefill budgets of a fortieth of the context, for densities below .1."""
+    tokens = length // 40
     return {
         "block_sparse": {
             "prefill": {"name": "block_sparse", "top_blocks": max(8, tokens // 64), "block_size": 64, "row_block": 128}
@@ -38,8 +38,8 @@ def methods_for(length: int) -> dict[str, dict[str, Any]]:
         },
         "flexprefill": {"prefill": {"name": "flexprefill", "alpha": 0.0, "min_budget": 72}},
         "quest_1024": {"decode": {"name": "quest", "token_budget": 1024}},
-        "vertical_slash+quest_1024": {
-            "prefill": {"name": "vertical_slash", "vertical_size": tokens, "slash_size": 68},
+        "block_sparse+quest_1024": {
+            "prefill": {"name": "block_sparse", "top_blocks": max(8, tokens // 64), "block_size": 64, "row_block": 128},
             "decode": {"name": "quest", "token_budget": 1024},
         },
         "quest_4096": {"decode": {"name": "quest", "token_budget": 4096}},
