@@ -80,7 +80,7 @@ def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[st
 
 
 def measure_grid(run: Run, bench: Bench) -> None:
-    """Sixteen decode cells of a prompt over one shared prefill against as many separate runs (`frontier bench grid`)."""
+    """Sixteen decode cells of a prompt over a shared prefill against as many separate runs (`frontier bench grid`)."""
     options = argparse.Namespace(
         length=run.options.grid_length, prompts=1, output_tokens=64, vocabulary=run.options.vocabulary
     )
