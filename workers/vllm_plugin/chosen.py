@@ -21,7 +21,7 @@ from workers.vllm_plugin.requests import RequestState
 from workers.vllm_plugin.sparsek import layer_number
 
 if TYPE_CHECKING:
-    from workers.vllm_plugin.decoding import Group
+    from workers.vllm_plugin.groups import Group
 
 
 def chosen_refusal(method: MethodChoice) -> str | None:

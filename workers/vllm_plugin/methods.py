@@ -18,7 +18,8 @@ from torch import Tensor
 
 from workers.vllm_plugin.attention import LayerCall
 from workers.vllm_plugin.chosen import observe, place_of
-from workers.vllm_plugin.decoding import Decoder, FreshRows
+from workers.vllm_plugin.decoding import Decoder
+from workers.vllm_plugin.groups import FreshRows
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
 from workers.vllm_plugin.requests import Kept

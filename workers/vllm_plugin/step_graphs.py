@@ -20,7 +20,7 @@ import torch
 from sparsekernels.parameters import Quest
 
 from workers.vllm_plugin import DECODE_GRAPHS
-from workers.vllm_plugin.decoding import FreshRows
+from workers.vllm_plugin.groups import FreshRows
 from workers.vllm_plugin.plan import Plan, Span
 from workers.vllm_plugin.session import Session
 from workers.vllm_plugin.step_tables import Step, StepShape, StepTables, shape_of

@@ -15,7 +15,7 @@ from sparsekernels.decode import KeptAddresses
 from sparsekernels.parameters import Quest
 from torch import Tensor
 
-from workers.vllm_plugin.decoding import LEAST_PAGES, group_key, tokens_read
+from workers.vllm_plugin.groups import LEAST_PAGES, group_key, tokens_read
 from workers.vllm_plugin.plan import Plan, Span
 from workers.vllm_plugin.requests import RequestState
 

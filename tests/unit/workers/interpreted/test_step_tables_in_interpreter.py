@@ -18,7 +18,8 @@ from sparsekernels.methods import snapkv
 from sparsekernels.parameters import SnapKV
 
 from workers.vllm_plugin.attention import LayerCall
-from workers.vllm_plugin.decoding import Decoder, FreshRows
+from workers.vllm_plugin.decoding import Decoder
+from workers.vllm_plugin.groups import FreshRows
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Plan, Span, make_plan
 from workers.vllm_plugin.requests import Kept, RequestState
