@@ -6,7 +6,7 @@
 Parts, each guarded and time-boxed, so that what was measured is kept when something fails:
     stock       vLLM without the plugin, dense
     plugin      the same engine with the plugin: dense and all methods
-    reference   what the reference implementation does: eager, one request at a time
+    reference   what the reference implementation does: eager, one request at a time; whole samples alone
 Prompts are random token ids. Prefill figures are of uncached prompts; decode figures are of requests that share a
 cached dense prefill, so that only decoding is timed; samples are whole uncached ones with the engine full. Ratios come
 last: against stock dense (or the plugin's), and samples an hour against the reference mode.
@@ -69,10 +69,11 @@ def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[st
     label = f"{bench.part} {name} {length}"
     options = run.options
     in_flight = [n for n in options.in_flight if n <= bench.engine.spec.max_in_flight]
+    alone = bench.part == "reference"  # a campaign's samples are what that mode is compared by
     votes = "compress" in method and length <= LONG_TOKENS  # beyond, a vote is lost in the dense prefill's time
-    if "prefill" in method or not method or votes:
+    if not alone and ("prefill" in method or not method or votes):
         run.guarded(f"{label} prefill", lambda: bench.prefill(length, name, method))
-    if "prefill" not in method:
+    if not alone and "prefill" not in method:
         for n in in_flight:
             run.guarded(f"{label} decode {n}", lambda: bench.decode(length, n, name, method))  # noqa: B023
     if length in options.sample_lengths and (not options.sample_methods or name in options.sample_methods):
