@@ -1,19 +1,17 @@
-"""Times variants of the decode and prefill kernels side by side on this GPU, each checked against the one in use.
+"""Times variants of the decode kernels side by side on this GPU, each checked against the one in use.
 
-`python kernels/bench/variants.py [--only decode|prefill] [--seconds 230] [--output FILE]`. Kernels are compiled
+`python kernels/bench/variants.py [--seconds 100] [--output FILE]`. Kernels are compiled
 first by several processes at once. A variant that fails is named with its error and the rest goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,46 +19,36 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from sparsekernels import fused_decode, fused_prefill
-from sparsekernels.attend import flash, triton_decode
+from sparsekernels import fused_decode
+from sparsekernels.attend import triton_decode
 from sparsekernels.attend.triton_decode import DecodeShape
 from sparsekernels.attend.triton_quest import StepShape, quest_step
-from sparsekernels.bench import decode_cost, prefill_cost
-from sparsekernels.bench.inputs import QWEN_7B, random_inputs
-from sparsekernels.bench.timing import back_to_back_ms, graph_us
+from sparsekernels.bench import decode_cost
+from sparsekernels.bench.inputs import QWEN_7B
+from sparsekernels.bench.timing import graph_us
 from sparsekernels.index import quest as quest_index
-from sparsekernels.index.estimate import estimate_sums
-from sparsekernels.kvcache import contiguous
 from sparsekernels.methods import quest
-from sparsekernels.prefill import sparse_prefill
-from sparsekernels.virtual import virtual_cache
 
 PAGE = 16
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPE = torch.bfloat16 if CUDA else torch.float32
 ATTEND = [
-    DecodeShape(128, 4, 2, 256), DecodeShape(64, 4, 3, 256), DecodeShape(64, 4, 5, 256), DecodeShape(64, 4, 5, 512),
-    DecodeShape(32, 4, 5, 512), DecodeShape(32, 4, 7, 512), DecodeShape(128, 8, 2, 256), DecodeShape(64, 8, 5, 256),
+    DecodeShape(128, 4, 2, 256), DecodeShape(128, 4, 3, 256), DecodeShape(128, 4, 3, 396), DecodeShape(128, 4, 3, 128),
+    DecodeShape(64, 4, 5, 128), DecodeShape(64, 4, 5, 256), DecodeShape(64, 8, 7, 64), DecodeShape(64, 8, 5, 128),
+    DecodeShape(64, 8, 5, 256), DecodeShape(64, 4, 9, 64), DecodeShape(128, 8, 3, 128),
 ]  # fmt: skip
-BOUNDS = [(64, 4, 3), (64, 2, 3), (32, 4, 3), (64, 1, 2), (128, 2, 2), (32, 2, 3)]
+WIDE = [None, (32, 3, 4), (32, 4, 4), (64, 3, 4), (16, 4, 4), (32, 4, 2), (64, 3, 8)]
 STEPS = [
-    StepShape(one_launch=False), StepShape(one_launch=True), StepShape(one_launch=True, stages=5),
-    StepShape(one_launch=True, programs=512, warps=4), StepShape(one_launch=True, stages=5, tile=32),
-    StepShape(one_launch=True, programs=132, warps=16), StepShape(one_launch=False, programs=512, stages=5),
+    StepShape(256, 64, 8, 5), StepShape(128, 64, 8, 5), StepShape(64, 64, 8, 7), StepShape(128, 128, 8, 3),
+    StepShape(128, 64, 16, 5), StepShape(256, 64, 4, 3), StepShape(132 * 4, 64, 4, 3),
 ]  # fmt: skip
 QUEST = [(32768, 8, 1024), (32768, 8, 4096), (131072, 8, 1024), (32768, 32, 1024), (32768, 1, 1024), (32768, 16, 1024)]
 KEPT = [(32768, 32, 4096), (32768, 8, 4096), (131072, 8, 12800)]
 KEPT_SHAPES = [
-    *ATTEND, DecodeShape(64, 4, 5, 1024), DecodeShape(64, 4, 3, 1024), DecodeShape(32, 4, 7, 1024),
-    DecodeShape(128, 4, 2, 1024), DecodeShape(128, 4, 3, 396),
-]  # fmt: skip
-SUMS: list[dict[str, Any]] = [
-    {}, {"carry": True}, {"carry": True, "sum_registers": 128, "sum_stages": 1}, {"carry": True, "skew_axis": 1},
-    {"carry": True, "sum_heads": 7}, {"carry": True, "sum_heads": 7, "skew_axis": 1},
-    {"carry": True, "sum_heads": 7, "sum_registers": 128}, {"carry": True, "sum_stages": 3},
-    {"carry": True, "sum_registers": None}, {"carry": True, "skew_axis": 1, "sum_registers": 128, "sum_stages": 1},
-    {"carry": True, "sum_block": 32, "sum_registers": 96}, {"carry": True, "sum_warps": 2, "sum_registers": None},
+    *ATTEND, DecodeShape(128, 4, 2, 1024), DecodeShape(128, 4, 2, 132), DecodeShape(128, 8, 5, 132),
+    DecodeShape(64, 4, 7, 132), DecodeShape(64, 8, 7, 132), DecodeShape(64, 8, 9, 132), DecodeShape(64, 4, 5, 264),
+    DecodeShape(128, 4, 3, 264), DecodeShape(64, 4, 5, 396), DecodeShape(128, 4, 3, 1024), DecodeShape(64, 8, 5, 528),
 ]  # fmt: skip
 START = time.monotonic()
 RESULTS: list[dict[str, Any]] = []
@@ -68,8 +56,7 @@ RESULTS: list[dict[str, Any]] = []
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("all", "decode", "prefill"), default="all")
-    parser.add_argument("--seconds", type=float, default=230)
+    parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--output")
     parser.add_argument("--compile", help="share i/n of the kernels to compile, and no times")
     parser.add_argument("--processes", type=int, default=12)
@@ -82,12 +69,7 @@ def main() -> None:
         return
     if CUDA:
         _compile_all(arguments.processes)
-    if arguments.only != "prefill":
-        _decode(arguments.seconds * 0.5)
-    if arguments.only != "decode":
-        _prefill(arguments.seconds)
-        if CUDA and time.monotonic() - START < arguments.seconds - 40:
-            _try("FlexAttention", _flex_attention)
+    _decode(arguments.seconds)
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(RESULTS, indent=1))
 
@@ -114,12 +96,10 @@ def _compile_all(processes: int) -> None:
 def _compile_work() -> Iterator[Callable[[], Any]]:
     for case in QUEST:
         yield partial(_warm_quest, case, list(_quest_variants(case))[:3])
-        for part in (slice(3, 9), slice(9, 14), slice(14, None)):
+        for part in (slice(3, 8), slice(8, 13), slice(13, 18), slice(18, 23), slice(23, None)):
             yield partial(_warm_quest, case, list(_quest_variants(case))[part])
     for case in KEPT:
         yield partial(_warm_kept, case)
-    for options in SUMS:
-        yield partial(_warm_sums, options)
 
 
 def _time(calls: list[Callable[[], Any]]) -> float:
@@ -145,7 +125,6 @@ class QuestCase:
         self.out = torch.empty_like(self.q[0])
         self.lens = torch.full((batch,), length - 5, dtype=torch.int32, device=DEVICE)
         self.budgets = torch.full((batch,), budget, dtype=torch.int32, device=DEVICE)
-        self.counters = torch.zeros(2, self.rows, dtype=torch.int32, device=DEVICE)
 
     @property
     def bound(self) -> float:
@@ -173,7 +152,7 @@ class QuestCase:
         c = self.caches[i]
         quest_step(
             self.q[i], self.stores[i], c.keys, c.values, c.block_table, self.lens, self.budgets, page_size=PAGE,
-            max_budget=self.budget, scale=128**-0.5, out=self.out, shape=shape, counters=self.counters,
+            max_budget=self.budget, scale=128**-0.5, out=self.out, shape=shape,
         )  # fmt: skip
 
 
@@ -191,22 +170,19 @@ def _caches(batch: int, length: int, layers: int) -> Any:
 
 def _quest_variants(case: tuple[int, int, int]) -> Iterator[tuple[str, Any]]:
     del case
-    for early in (False, True):
-        yield f"select+attend {ATTEND[0]} early={early}", (BOUNDS[0], ATTEND[0], early)
-    for shape in ATTEND[1:]:
-        yield f"select+attend {shape}", (BOUNDS[0], shape, True)
-    for bounds in BOUNDS[1:]:
-        yield f"select {bounds}", (bounds, None, True)
-    for step in STEPS:
-        yield f"step {step}", step
+    for wide in WIDE:
+        yield f"select, bounds {wide or 'head by head'}", (wide, None)
+    for shape in ATTEND:
+        yield f"select+attend {shape}", (WIDE[1], shape)
+    for wide in (None, WIDE[1]):
+        for step in STEPS if wide else STEPS[:2]:
+            yield f"step {step}, bounds {wide or 'head by head'}", (wide, step)
 
 
 def _quest_call(x: QuestCase, variant: Any) -> Callable[[int], None]:
-    if isinstance(variant, StepShape):
-        return partial(x.step, variant)
-    (chunk, tiles, stages), shape, early = variant
-    quest_index.CHUNK, quest_index.TILES, quest_index.STAGES = chunk, tiles, stages
-    triton_decode.EARLY = early
+    quest_index.WIDE, shape = variant
+    if isinstance(shape, StepShape):
+        return partial(x.step, shape)
     if shape is None:
         return lambda i: x.select(i)
     scratch = x.scratch(shape)
@@ -277,11 +253,10 @@ def _one_quest(x: QuestCase, case: Any, name: str, variant: Any, expected: torch
         x.out.fill_(float("nan"))
         call(0)
         outs.append(x.out.clone())
-    selects = not isinstance(variant, StepShape) and variant[1] is None
+    selects = variant[1] is None
     off = 0.0 if selects else float((outs[0].float() - expected.float()).abs().max())
     same = selects or torch.equal(*outs)
     us = _time([partial(call, i) for i in range(x.layers)])
-    x.counters.zero_()
     flag = "" if off < 0.01 and same else f"  WRONG off={off:.3g} repeat={same}"
     _say(f"  {us:7.1f} us {us / x.bound:5.2f}x {name}{flag}")
     RESULTS.append(dict(kind="quest", case=case, name=name, us=us, bound=x.bound, off=off, same=same))
@@ -304,7 +279,6 @@ class KeptCase:
         decode_cost._dense(self.q[i], self.caches[i], self.short, self.most, self.out)
 
     def __call__(self, shape: DecodeShape) -> Callable[[int], None]:
-        triton_decode.EARLY = True
         splits = triton_decode.num_splits(self.rows, self.most, shape)
         scratch = triton_decode.new_scratch(self.rows, splits, 7, 128, self.out.device)
 
@@ -335,109 +309,8 @@ def _one_kept(make: KeptCase, case: Any, shape: DecodeShape, dense: float, first
     return first
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Prefill.
-
-
-def _warm_sums(options: dict[str, Any]) -> None:
-    x = random_inputs(512, QWEN_7B, 1, DEVICE)
-    estimate_sums(x.q, virtual_cache(contiguous(x.k, x.k)), 512, 256, 128**-0.5, **options)
-
-
-def _ms(call: Callable[[], Any]) -> float:
-    if not CUDA:
-        call()
-        return 0.0
-    return back_to_back_ms(call)
-
-
-def _sums(length: int, x: Any) -> None:
-    cache, first = virtual_cache(contiguous(x.k, x.v)), None
-    for options in SUMS:
-        call = partial(estimate_sums, x.q, cache, length, 256, 128**-0.5, **options)
-        found = _try(str(options), lambda c=call: (c(), c()))
-        if found is None:
-            continue
-        first = first or found[0]
-        off = float(((found[0].both - first.both).abs() / first.both.abs().clamp(min=1e-6)).max())
-        ms = _ms(call)
-        _say(f"  sums {length} {ms:7.3f} ms off {off:.1e} repeat {torch.equal(found[0].both, found[1].both)} {options}")
-        RESULTS.append(dict(kind="sums", length=length, name=str(options), ms=ms, off=off))
-
-
-def _switch(falling: bool, aside: bool, narrow: bool, bulk: bool, workspace: int = 1) -> None:
-    fused_prefill.FALLING, fused_prefill.ASIDE, fused_prefill.NARROW = falling, aside, narrow
-    flash.BULK, fused_prefill.WORKSPACE_BYTES = bulk, workspace << 30
-
-
-def _prefill(until: float) -> None:
-    cases = list(itertools.product((32768, 131072, 65536), ("random", "clustered"))) if CUDA else [(256, "random")]
-    for length, kind in cases:
-        if time.monotonic() - START > until - 25:
-            _say("out of time")
-            return
-        x = prefill_cost.INPUTS[kind](length, QWEN_7B, 5, DEVICE)
-        x = type(x)(*(y.to(DTYPE) for y in x))
-        if kind == "random":
-            _try("sums", partial(_sums, length, x))
-        _try(f"prefill {length}", partial(_prefill_variants, x, length, kind))
-        torch.cuda.empty_cache()
-
-
-def _prefill_variants(x: Any, length: int, kind: str) -> None:
-    kv, out = contiguous(x.k, x.v), torch.empty_like(x.q)
-    dense = _ms(lambda: flash.dense_prefill(x.q, virtual_cache(kv), length, 128**-0.5, out)) if CUDA else 0.0
-    _say(f"{length} {kind} dense {dense:.2f} ms")
-    executor = "flash" if CUDA else "triton"
-    switches = [(False, False, False, False), (True, False, False, False), (True, True, True, False)]
-    for method in prefill_cost.methods_at(x.q, kv, length, 0.19):
-        lengths = fused_prefill.list_lengths(x.q, kv, method, length=length)
-        density, tiles = prefill_cost._density(lengths, length), prefill_cost._tile_density(lengths, length)
-        more = [(True, True, True, True)] if getattr(method, "block_size", 0) == 128 else [(True, True, True, False, 3)]
-        words, first = [], None
-        for switch in [*switches, *more]:
-            _switch(*switch)
-            call = partial(sparse_prefill, x.q, kv, method, length=length, row_block=128, executor=executor, out=out)
-            if _try(f"{method.name} {switch}", call) is None:
-                continue
-            result = out.clone()
-            first = result if first is None else first
-            right = torch.equal(first, result) or f"off {float((first.float() - result.float()).abs().max()):.2g}"
-            ms = _ms(call)
-            words.append(f"{ms:.2f} (f {dense * density / max(ms, 1e-9):.3f}{'' if right is True else ' ' + right})")
-            RESULTS.append(dict(kind="prefill", length=length, inputs=kind, method=repr(method), switch=switch, ms=ms,
-                                dense=dense, density=density, tiles=tiles))  # fmt: skip
-        index = _ms(partial(fused_prefill.list_lengths, x.q, kv, method, length=length))
-        _say(f"  {method.name} {getattr(method, 'block_size', '')} density {density:.3f} tiles {tiles:.3f}", *words,
-             f"index {index:.2f}")  # fmt: skip
-        if method.name != "block-sparse" and kind == "random" and length != 65536 and CUDA:
-            _try("profile", partial(_profile, call))
-
-
-def _flex_attention() -> None:
-    x = random_inputs(32768, QWEN_7B, 5)
-    kv = contiguous(x.k, x.v)
-    method = prefill_cost.methods_at(x.q, kv, 32768, 0.19)[1]
-    start = time.monotonic()
-    ms = prefill_cost._flex_attention_ms(x, method, 32768)
-    _say(f"FlexAttention 32768 random {method.name} {method.top_blocks} x {method.block_size}: {ms:.2f} ms, "
-         f"{time.monotonic() - start:.1f} s with its compilation")  # fmt: skip
-
-
-def _profile(call: Callable[[], Any]) -> None:
-    from torch.profiler import ProfilerActivity, profile
-
-    torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as record:
-        call()
-        torch.cuda.synchronize()
-    rows = sorted(record.key_averages(), key=lambda e: -e.self_device_time_total)[:9]
-    _say("    us:", ", ".join(f"{e.key[:28]} {e.self_device_time_total:.0f}" for e in rows))
-
-
 if __name__ == "__main__":
     if not CUDA:
-        QUEST[:], KEPT[:], SUMS[:] = [(512, 2, 64)], [(256, 2, 64)], SUMS[:2]
-        ATTEND[:], KEPT_SHAPES[:], BOUNDS[:] = ATTEND[:2], KEPT_SHAPES[:2], BOUNDS[:2]
-        STEPS[:] = [replace(STEPS[0], programs=16)]
+        QUEST[:], KEPT[:], WIDE[:] = [(512, 2, 64)], [(256, 2, 64)], WIDE[:2]
+        ATTEND[:], KEPT_SHAPES[:], STEPS[:] = ATTEND[:2], KEPT_SHAPES[:2], [StepShape(16, 64, 8, 5)]
     main()

@@ -15,9 +15,6 @@ from torch import Tensor
 
 from sparsekernels.virtual import VirtualCache, VirtualLists
 
-BULK = True
-"""Whether pages of whole tiles are read by bulk copies."""
-
 
 @cached
 def _flash() -> tuple[Callable[..., Any], int]:
@@ -55,15 +52,11 @@ def dense_prefill(q: Tensor, cache: VirtualCache, length: int, scale: float, out
     return out
 
 
-def row_starts(
-    num_rows: int, length: int, row_block: int, heads: int, device: torch.device, falling: bool = True
-) -> Tensor:
+def row_starts(num_rows: int, length: int, row_block: int, heads: int, device: torch.device) -> Tensor:
     """cu_seqlens int32 [heads·R + 1] of packed rows (`index.pack`), cut at absolute multiples of row_block."""
     first = length - num_rows
     blocks = torch.arange(first // row_block, -(-length // row_block), device=device)
-    start = (blocks * row_block - first).clamp(min=0)
-    if falling:
-        start = (num_rows - (blocks.flip(0) * row_block + row_block - first)).clamp(min=0)
+    start = (num_rows - (blocks.flip(0) * row_block + row_block - first)).clamp(min=0)
     packed = (torch.arange(heads, device=device)[:, None] * num_rows + start).flatten()
     return torch.nn.functional.pad(packed, (0, 1), value=heads * num_rows).to(torch.int32)
 
@@ -78,7 +71,7 @@ def attend_packed(
     """
     keys, values = cache.paged_view(lists.page_size)
     # FlashAttention 3 reads pages of whole tiles by bulk copies when a sequence may have more rows than a tile.
-    most = row_block + 1 if BULK and lists.page_size % 128 == 0 else row_block
+    most = row_block + 1 if lists.page_size % 128 == 0 else row_block
     varlen(
         q, keys, values, cu_seqlens_q=cu_seqlens, max_seqlen_q=most, seqused_k=lists.lengths.flatten(),
         max_seqlen_k=length, block_table=lists.table.flatten(0, 1), softmax_scale=scale, causal=True, num_splits=1,

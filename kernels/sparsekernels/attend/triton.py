@@ -19,14 +19,12 @@ def _attend_lists(
     stride_qt, stride_qh, stride_ot, stride_oh, token_stride_units,
     first, num_rows, length, first_block, num_blocks, width, scale_log2,
     D: tl.constexpr, ROWS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PAGE: tl.constexpr,
-    FALLING: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
     block, part = tile // (ROWS // BLOCK_M), tile % (ROWS // BLOCK_M)
     line = head * num_blocks + block
-    if FALLING:
-        block = num_blocks - 1 - block
+    block = num_blocks - 1 - block
     num_tokens = tl.load(lengths + line)
     stop = tl.minimum((first_block + block) * ROWS + ROWS, length)
     position = (first_block + block) * ROWS + part * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -66,7 +64,6 @@ def _attend_lists(
 
 def attend_lists(
     q: Tensor, cache: VirtualCache, lists: VirtualLists, *, length: int, row_block: int, scale: float, out: Tensor,
-    falling: bool = True,
 ) -> Tensor:  # fmt: skip
     """Attention of q [T, H, D], the last T of `length` positions, over lists for each (head, row block), into `out`.
 
@@ -82,7 +79,6 @@ def attend_lists(
         q.stride(0), q.stride(1), out.stride(0), out.stride(1), cache.token_units,
         first, num_rows, length, first // row_block, num_blocks, lists.table.shape[2], scale * LOG2E,
         D=d, ROWS=row_block, BLOCK_M=block_m, BLOCK_N=64 if d <= 128 else 32, PAGE=lists.page_size,
-        FALLING=falling,
         num_warps=4, num_stages=2,
     )  # fmt: skip
     return lse

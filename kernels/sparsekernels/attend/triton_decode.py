@@ -33,7 +33,6 @@ class DecodeShape:
 
 
 SHAPE = DecodeShape(tile=128, warps=4, stages=2, programs=256)
-EARLY = True
 FEWEST_COUNTERS = 1 << 14
 GRAIN = 16
 """Splits end at multiples of so many tokens."""
@@ -53,7 +52,7 @@ class Scratch:
 
 def num_splits(rows: int, max_tokens: int, shape: DecodeShape = SHAPE) -> int:
     """Splits for `rows` lists of at most `max_tokens`: enough programs for an H200 without a long merge (measured)."""
-    return max(1, min(max(4, shape.programs // rows), -(-max_tokens // shape.tile), 64))
+    return max(1, min(shape.programs // rows, -(-max_tokens // shape.tile), 64))
 
 
 def new_scratch(
@@ -109,26 +108,17 @@ def load_group(q, batch, list_head, stride_qb, stride_qh, D: tl.constexpr, GROUP
 
 @triton.jit
 def attend_range(
-    query, k, v, line, block_table, begin, stop, listed, prompt, head_base, stride_kp, stride_kt, scale_log2,
-    D: tl.constexpr, GROUP_PAD: tl.constexpr, PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr,
-    BLOCK: tl.constexpr,
+    high, norm, acc, query, k, v, line, begin, stop, head_base, stride_kp, stride_kt, scale_log2,
+    D: tl.constexpr, PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Attention of a group over the list's tokens [begin, stop): highest score, norm and weighted values."""
-    high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
-    norm = tl.zeros([GROUP_PAD], tl.float32)
-    acc = tl.zeros([GROUP_PAD, D], tl.float32)
+    """Take a list's tokens [begin, stop) into a group's highest score, norm and weighted values."""
     d = tl.arange(0, D)
     RATIO: tl.constexpr = CACHE_PAGE // PAGE
     for n in range(begin, stop, BLOCK):
         t = n + tl.arange(0, BLOCK)
         there = t < stop
-        entry = tl.load(line + t // PAGE, mask=there & (t < listed), other=0)
+        entry = tl.load(line + t // PAGE, mask=there, other=0)
         page, inside = entry // RATIO, (entry % RATIO) * PAGE + t % PAGE
-        if TAIL:
-            late = prompt + t - listed
-            of_late = tl.load(block_table + late // CACHE_PAGE, mask=there & (t >= listed), other=0)
-            page = tl.where(t < listed, page, of_late)
-            inside = tl.where(t < listed, inside, late % CACHE_PAGE)
         where = page.to(tl.int64) * stride_kp + inside.to(tl.int64) * stride_kt + head_base
         key = tl.load(k + where[None, :] + d[:, None], mask=there[None, :], other=0.0)
         value = tl.load(v + where[:, None] + d[None, :], mask=there[:, None], other=0.0)
@@ -145,15 +135,19 @@ def attend_range(
 
 @triton.jit
 def store_merged(
-    high, norm, acc, target, partial, norms, arrivals, row, split, num_splits, used, there_is,
-    D: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SPLITS: tl.constexpr,
+    high, norm, acc, out, stride_oh, partial, norms, arrivals, row, split, num_splits, used, there_is,
+    D: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SPLITS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write a row's result: at once when one split is used, else by the last split to arrive, which merges them all."""
+    """Write a row's result: at once when one split is used, else by the last split to arrive, which merges them all.
+
+    out: where the row's first query head goes.
+    """
     d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
     if used == 1:
         if (split == 0) & there_is:
             result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
-            tl.store(target, result.to(target.dtype.element_ty), mask=g[:, None] < GROUP)
+            target = out + g[:, None] * stride_oh + d[None, :]
+            tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
     elif split < used:
         base = row.to(tl.int64) * num_splits * GROUP
         own = base + split * GROUP + g
@@ -163,24 +157,25 @@ def store_merged(
         if tl.atomic_add(arrivals + row, 1, sem="acq_rel", scope="gpu") == used - 1:
             tl.debug_barrier()
             tl.store(arrivals + row, 0)
-            part = tl.arange(0, SPLITS)
-            lse = tl.load(
-                norms + base + part[:, None] * GROUP + g[None, :],
-                mask=(part[:, None] < used) & (g[None, :] < GROUP), other=float("-inf"), cache_modifier=".cg",
-            )  # fmt: skip
-            top = tl.max(lse, 0)
-            top = tl.where(top == float("-inf"), 0.0, top)
-            norm = tl.sum(tl.exp2(lse - top[None, :]), 0)
-            acc = tl.zeros([GROUP_PAD, D], tl.float32)
-            for s in tl.range(0, used, num_stages=4):
-                own = base + s * GROUP + g
-                weight = tl.exp2(tl.load(norms + own, mask=g < GROUP, other=float("-inf"), cache_modifier=".cg") - top)
+            s = tl.arange(0, SPLITS)
+            # All splits of some columns (query head, element) at once, so that few reads wait for each other.
+            for first in tl.static_range(0, GROUP * D, COLUMNS):
+                column = first + tl.arange(0, COLUMNS)
+                inside = (s[:, None] < used) & (column[None, :] < GROUP * D)
+                lse = tl.load(
+                    norms + base + s[:, None] * GROUP + column[None, :] // D,
+                    mask=inside, other=float("-inf"), cache_modifier=".cg",
+                )  # fmt: skip
                 piece = tl.load(
-                    partial + own[:, None] * D + d[None, :], mask=g[:, None] < GROUP, other=0.0, cache_modifier=".cg"
-                )
-                acc += piece * weight[:, None]
-            result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
-            tl.store(target, result.to(target.dtype.element_ty), mask=g[:, None] < GROUP)
+                    partial + (base + s[:, None] * GROUP) * D + column[None, :],
+                    mask=inside, other=0.0, cache_modifier=".cg",
+                )  # fmt: skip
+                top = tl.max(lse, 0)
+                weight = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top)[None, :])
+                total = tl.sum(weight, 0)
+                result = tl.sum(piece * weight, 0) / tl.where(total > 0, total, 1.0)
+                target = out + column // D * stride_oh + column % D
+                tl.store(target, result.to(out.dtype.element_ty), mask=column < GROUP * D)
 
 
 @triton.jit
@@ -190,7 +185,8 @@ def _decode_lists(
     width, num_splits, scale_log2,
     D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
     PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr, GRAIN: tl.constexpr,
-    SPLITS: tl.constexpr, ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr, EARLY: tl.constexpr,
+    SPLITS: tl.constexpr, COLUMNS: tl.constexpr, ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_and_release(EARLY)
     split, row = tl.program_id(0), tl.program_id(1)
@@ -209,17 +205,33 @@ def _decode_lists(
         total += tl.load(seq_lens + batch) - prompt
     begin, stop, used = split_range(total, split, num_splits, BLOCK, GRAIN)
     query = load_group(q, batch, list_head, stride_qb, stride_qh, D, GROUP, GROUP_PAD)
+    high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
+    norm = tl.zeros([GROUP_PAD], tl.float32)
+    acc = tl.zeros([GROUP_PAD, D], tl.float32)
+    head_base = (list_head // PER_KV).to(tl.int64) * stride_kh
     high, norm, acc = attend_range(
-        query, k, v, line, block_table + batch.to(tl.int64) * stride_bt, begin, stop, listed, prompt,
-        (list_head // PER_KV).to(tl.int64) * stride_kh, stride_kp, stride_kt, scale_log2,
-        D, GROUP_PAD, PAGE, CACHE_PAGE, TAIL, BLOCK,
+        high, norm, acc, query, k, v, line, begin, tl.minimum(stop, listed), head_base, stride_kp, stride_kt,
+        scale_log2, D, PAGE, CACHE_PAGE, BLOCK,
     )  # fmt: skip
-    d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
-    target = out + batch.to(tl.int64) * stride_ob + (list_head * GROUP + g)[:, None] * stride_oh + d[None, :]
+    if TAIL:
+        # What was generated since is one more list: the block table's pages from the prompt's end on.
+        late = prompt - listed
+        high, norm, acc = attend_range(
+            high, norm, acc, query, k, v, block_table + batch.to(tl.int64) * stride_bt,
+            tl.maximum(begin, listed) + late, stop + late, head_base, stride_kp, stride_kt, scale_log2,
+            D, CACHE_PAGE, CACHE_PAGE, BLOCK,
+        )  # fmt: skip
+    first_head = out + batch.to(tl.int64) * stride_ob + list_head * GROUP * stride_oh
     store_merged(
-        high, norm, acc, target, partial, norms, arrivals, row, split, num_splits, used,
-        (total > 0) | (not SKIP_EMPTY), D, GROUP, GROUP_PAD, SPLITS,
+        high, norm, acc, first_head, stride_oh, partial, norms, arrivals, row, split, num_splits, used,
+        (total > 0) | (not SKIP_EMPTY), D, GROUP, GROUP_PAD, SPLITS, COLUMNS,
     )  # fmt: skip
+
+
+def merge_options(splits: int, warps: int) -> dict[str, int]:
+    """How `store_merged` reads: all splits, and so many columns that each thread holds 32 elements."""
+    padded = triton.next_power_of_2(splits)
+    return {"SPLITS": padded, "COLUMNS": max(32, warps * 1024 // padded)}
 
 
 def decode_lists(
@@ -262,7 +274,7 @@ def decode_lists(
         D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
         TAIL=generated is not None, BLOCK=shape.tile, GRAIN=GRAIN,
-        SPLITS=triton.next_power_of_2(scratch.norms.shape[1]), ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty,
-        num_warps=shape.warps, num_stages=shape.stages, **(launch_options() if EARLY else {"EARLY": False}),
+        **merge_options(scratch.norms.shape[1], shape.warps), ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty,
+        num_warps=shape.warps, num_stages=shape.stages, **launch_options(),
     )  # fmt: skip
     return out

@@ -17,18 +17,23 @@ def ordered_bits(x):
 
 
 @triton.jit
-def select_top(key, valid, want):
+def _span(low_0, high_0, low_1, high_1):
+    return tl.minimum(low_0, low_1), tl.maximum(high_0, high_1)
+
+
+@triton.jit
+def select_top(key, valid, num_valid, want):
     """The `want` (≥ 0) largest valid keys of a vector of int32 keys, ties to the lower index: bool, and int32 rank.
 
-    The rank of a selected key is how many selected ones there are up to it.
+    `num_valid` says how many are valid. The rank of a selected key is how many selected ones there are up to it.
     """
     key = tl.minimum(tl.maximum(key, -0x7FFFFFFC), 0x7FFFFFFC)
     key = tl.where(valid, key, -0x7FFFFFFE)
-    low = tl.min(tl.where(valid, key, 0x7FFFFFFC), 0)
-    high = tl.max(key, 0) + 1
+    low, high = tl.reduce((tl.where(valid, key, 0x7FFFFFFC), key), 0, _span)
+    high += 1
     above = 0
     # Invariant: at least `want` keys are ≥ low, exactly `above` < want are ≥ high.
-    if want >= tl.sum(valid.to(tl.int32), 0):
+    if want >= num_valid:
         high = low
         above = want
     # Two bits a round: the counts at three thresholds travel in one sum, 20 bits each.
