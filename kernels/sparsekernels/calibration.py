@@ -66,16 +66,23 @@ def vertical_slash_for(method: VerticalSlash, target: float, length: int, measur
     return at(_bisect(lambda size: measure(at(size)), least, length, target))
 
 
-def flexprefill_for(method: FlexPrefill, target: float, length: int, measure: Measure) -> FlexPrefill:
+def flexprefill_for(
+    method: FlexPrefill, target: float, length: int, measure: Measure, *, grow: bool = False
+) -> FlexPrefill:
     """The largest alpha, in steps of 0.01, at the method's min_budget with a density of at most `target`.
 
-    When min_budget alone is denser than that, alpha is 0 and min_budget shrinks (as in The Sparse Frontier).
+    When min_budget alone is denser than that, alpha is 0 and min_budget shrinks (as in The Sparse Frontier). `grow`:
+    when no alpha but 0 is sparse enough (attention without structure), min_budget grows up to the target instead.
     """
     if measure(replace(method, alpha=0.0)) > target:
         least = max(method.sink_size, method.local_size)
         budget = _bisect(lambda n: measure(replace(method, alpha=0.0, min_budget=n)), least, method.min_budget, target)
         return replace(method, alpha=0.0, min_budget=budget)
     steps = _bisect(lambda n: measure(replace(method, alpha=n / 100)), 0, 100, target)
+    if steps == 0 and grow:
+        at_zero = replace(method, alpha=0.0)
+        budget = _bisect(lambda n: measure(replace(at_zero, min_budget=n)), method.min_budget, length, target)
+        return replace(at_zero, min_budget=budget)
     return replace(method, alpha=steps / 100)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache as cached
 
 import torch
 from torch import Tensor
@@ -28,7 +27,6 @@ from sparsekernels.prefill import PrefillMethod, PrefillResult, allowed_pairs
 from sparsekernels.selection import Selection
 from sparsekernels.virtual import VirtualCache, VirtualLists, sequence_units, virtual_cache
 
-FALLING = ASIDE = NARROW = True
 WORKSPACE_BYTES = 1 << 30
 """Memory for page lists in one launch; longer work goes in several launches, a few heads each."""
 
@@ -92,10 +90,8 @@ def _written_out(selection: Selection, cache: VirtualCache, heads: int, length: 
     units = sequence_units(cache, page, -(-length // page))
     pages = (selection.pages.long()[..., None] * parts + torch.arange(parts, device=units.device)).flatten(-2)
     group, per_list = heads // cache.num_kv_heads, heads // selection.num_heads
-    starts = units[pages.clamp(0, len(units) - 1)].transpose(0, 1)
-    if FALLING:
-        starts = starts.flip(1)
-    counts = selection.lengths.T.flip(1) if FALLING else selection.lengths.T
+    starts = units[pages.clamp(0, len(units) - 1)].transpose(0, 1).flip(1)
+    counts = selection.lengths.T.flip(1)
 
     def build(first_head: int, table: Tensor, lengths: Tensor) -> None:
         head = torch.arange(first_head, first_head + table.shape[0], device=units.device)
@@ -114,13 +110,9 @@ def _attend_plan(
             _attend_flash(q[:, heads], packed, cache, lists, length, plan.row_block, scale, out[:, heads])
         else:
             attend_lists(
-                q[:, heads], cache, lists, length=length, row_block=plan.row_block, scale=scale, out=out[:, heads],
-                falling=FALLING,
-            )  # fmt: skip
+                q[:, heads], cache, lists, length=length, row_block=plan.row_block, scale=scale, out=out[:, heads]
+            )
 
-    if ASIDE and plan.packed is not None and plan.page_size == 1:
-        torch.cuda.current_stream().wait_stream(_side_stream(q.device))
-        plan.packed.record_stream(torch.cuda.current_stream())
     lengths = run_plan(plan, q, length, attend)
     return PrefillResult(out, pairs_of(lengths, length, q.shape[0], plan.row_block), allowed_pairs(q.shape[0], length))
 
@@ -145,31 +137,19 @@ def make_plan(
     if isinstance(method, BlockSparse):
         return _block_sparse(q, cache, method, length, executor)
     rows = row_block or 128
-    packed = _pack_aside(q, length, rows) if ASIDE and executor is Executor.FLASH else None
     build = _vertical_slash(q, cache, method, length, rows, scale)
-    return Plan(rows, 1, _longest_list(method, length, rows), packed, build)
+    return Plan(rows, 1, _longest_list(method, length, rows), None, build)
 
 
 def _longest_list(method: VerticalSlash | FlexPrefill, length: int, rows: int) -> int:
     """Most tokens in a list: all, or fewer when few columns and offsets are kept (one offset covers `rows` keys)."""
-    if not NARROW or isinstance(method, FlexPrefill):
+    if isinstance(method, VerticalSlash):
+        columns, offsets = method.vertical_size, method.slash_size
+    elif method.alpha == 0:
+        columns = offsets = method.min_budget
+    else:
         return length
-    kept = max(method.vertical_size, method.sink_size) + rows * (max(method.slash_size, method.local_size) + 1)
-    return min(length, kept)
-
-
-def _pack_aside(q: Tensor, length: int, rows: int) -> Tensor:
-    """`pack_heads` on a stream of its own while the index is built; `_join_aside` waits for it."""
-    main, side = torch.cuda.current_stream(), _side_stream(q.device)
-    side.wait_stream(main)
-    with torch.cuda.stream(side):
-        packed = pack_heads(q, rows, length - q.shape[0], FALLING)
-    return packed
-
-
-@cached
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return min(length, max(columns, method.sink_size) + rows * (max(offsets, method.local_size) + 1))
 
 
 def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, VirtualLists], None]) -> Tensor:
@@ -185,7 +165,7 @@ def run_plan(plan: Plan, q: Tensor, length: int, attend: Callable[[slice, Virtua
         lists = VirtualLists(table[: chosen.stop - head], lengths[chosen], plan.page_size)
         plan.build(head, lists.table, lists.lengths)
         attend(chosen, lists)
-    return lengths.flip(1) if FALLING else lengths
+    return lengths.flip(1)
 
 
 def list_page(cache: VirtualCache, page_size: int) -> int:
@@ -196,26 +176,30 @@ def list_page(cache: VirtualCache, page_size: int) -> int:
 
 
 def _block_sparse(q: Tensor, cache: VirtualCache, method: BlockSparse, length: int, executor: Executor) -> Plan:
-    means, packed = block_index.pooled_queries(q, length, method.rows, pack=executor is Executor.FLASH, falling=FALLING)
+    means, packed = block_index.pooled_queries(q, length, method.rows, pack=executor is Executor.FLASH)
     keys = block_index.pooled_keys(cache, length, method.block_size)
     group = q.shape[1] // cache.num_kv_heads
     page = list_page(cache, method.block_size)
     parts = method.block_size // page
-    num_units = keys.shape[1] * parts
-    units = sequence_units(cache, page, min(num_units, -(-length // page)))
-    first = length - q.shape[0]
 
     def build(first_head: int, table: Tensor, lengths: Tensor) -> None:
         heads = slice(first_head, first_head + table.shape[0])
-        kv_of_head = torch.arange(heads.start, heads.stop, device=q.device) // group
-        scores = means[heads] @ keys[kv_of_head].transpose(1, 2)
         block_index.best_blocks(
-            scores, units, parts, method, first=first, length=length, first_head=first_head,
-            head_units=cache.head_units, group=group, table=table, lengths=lengths, falling=FALLING,
+            _scores(means[heads], keys, group, first_head), cache, parts, method, first=length - q.shape[0],
+            length=length, first_head=first_head, group=group, table=table, lengths=lengths,
         )  # fmt: skip
 
     width = min(method.top_blocks, keys.shape[1]) * parts
     return Plan(method.rows, page, width, packed if packed.numel() else None, build)
+
+
+def _scores(means: Tensor, keys: Tensor, group: int, first_head: int) -> Tensor:
+    """means [h, R, D] of query heads from `first_head` on times keys [Hkv, blocks, D]: float32 [h, R, blocks]."""
+    heads, rows, d = means.shape
+    if heads == group * len(keys):
+        return (means.view(len(keys), group * rows, d) @ keys.transpose(1, 2)).view(heads, rows, -1)
+    kv_of_head = torch.arange(first_head, first_head + heads, device=keys.device) // group
+    return means @ keys[kv_of_head].transpose(1, 2)
 
 
 def _vertical_slash(
@@ -235,7 +219,7 @@ def _vertical_slash(
     group = q.shape[1] // cache.num_kv_heads
 
     def build(first_head: int, table: Tensor, lengths: Tensor) -> None:
-        slash_index.expand(pattern, cache, group, first_head, table, lengths, falling=FALLING)
+        slash_index.expand(pattern, cache, group, first_head, table, lengths)
 
     return build
 
@@ -245,16 +229,13 @@ def _attend_flash(
     out: Tensor,
 ) -> None:  # fmt: skip
     num_rows, heads, d = q.shape
-    starts = flash.row_starts(num_rows, length, rows, heads, q.device, FALLING)
-    if heads == 1 and not FALLING:
-        flash.attend_packed(q, cache, lists, starts, row_block=rows, length=length, scale=scale, out=out)
-        return
-    source = pack_heads(q, rows, length - num_rows, FALLING) if packed is None else packed
+    starts = flash.row_starts(num_rows, length, rows, heads, q.device)
+    source = pack_heads(q, rows, length - num_rows) if packed is None else packed
     result = torch.empty(heads * num_rows, 1, d, dtype=q.dtype, device=q.device)
     flash.attend_packed(
         source.view(-1, 1, d), cache, lists, starts, row_block=rows, length=length, scale=scale, out=result
     )
-    unpack_heads(result.view(heads, num_rows, d), out, rows, length - num_rows, FALLING)
+    unpack_heads(result.view(heads, num_rows, d), out, rows, length - num_rows)
 
 
 def pairs_of(lengths: Tensor, length: int, num_rows: int, row_block: int) -> Tensor:

@@ -101,7 +101,7 @@ def methods_at(q: Tensor, kv: KeyValues, length: int, target: float) -> list[Pre
             for size in (64, 128)
         ),
         calibration.vertical_slash_for(slash, target, length, measured),
-        calibration.flexprefill_for(coverage, target, length, measured),
+        calibration.flexprefill_for(coverage, target, length, measured, grow=True),
     ]
 
 
@@ -128,8 +128,7 @@ def _flex_attention_ms(x: Inputs, method: BlockSparse, length: int) -> float:
     table = torch.zeros(heads, blocks, plan.width, dtype=torch.int32, device=x.q.device)
     tokens = torch.zeros(heads, blocks, dtype=torch.int32, device=x.q.device)
     plan.build(0, table, tokens)
-    if fused_prefill.FALLING:
-        table, tokens = table.flip(1), tokens.flip(1)
+    table, tokens = table.flip(1), tokens.flip(1)  # Row blocks in rising order.
     counts = -(-tokens // ROW_BLOCK)
     kv_head = torch.arange(heads, device=x.q.device)[:, None, None] // (heads // QWEN_7B[1])
     # Contiguous keys: a page's unit is token · Hkv + head, so its block number comes back by division.

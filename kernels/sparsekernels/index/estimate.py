@@ -93,53 +93,39 @@ def _column_and_diagonal_sums(
     stride_qt, stride_qh, page_units, token_stride_units, head_units,
     num_queries, length, window, num_row_tiles, num_key_tiles, scale_log2, group,
     D: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, PAGED: tl.constexpr,
-    HEADS: tl.constexpr, SKEW_AXIS: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
-    tile, first_head = tl.program_id(0), tl.program_id(1) * HEADS
+    tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     column = tile * BLOCK + tl.arange(0, BLOCK)
     d = tl.arange(0, D)
     unit = token_units(column, column < length, block_table, page_units, token_stride_units, PAGE, PAGED)
-    unit += (first_head // group).to(tl.int64) * head_units
+    unit += (head // group) * head_units
     key = tl.load(k + unit[:, None] * D + d[None, :], mask=column[:, None] < length, other=0.0)
     i = tl.arange(0, BLOCK)
     # Keys are the rows of every tile here, so that both sums run along a tile's rows, inside a thread.
     # turned[c, i] = (i − c) mod BLOCK: row c of `skewed` holds one diagonal of the tile, wrapped around once.
-    if SKEW_AXIS == 0:
-        turned = (i[None, :] - i[:, None]) & (BLOCK - 1)
-        straight = i[None, :] >= i[:, None]
-    else:
-        turned = (i[None, :] + i[:, None]) & (BLOCK - 1)
-        straight = i[None, :] + i[:, None] < BLOCK
-    for h in range(0, HEADS):
-        head = (first_head + h).to(tl.int64)
-        column_sums = tl.zeros([BLOCK], tl.float32)
-        carry = tl.zeros([BLOCK], tl.float32)
-        before = tl.zeros([BLOCK, BLOCK], tl.float32)
-        slot = slots + ((head * num_key_tiles + tile) * (num_row_tiles + 1)) * BLOCK
-        for m in range(0, num_row_tiles):
-            row = m * BLOCK + i
-            q_row = (num_queries - window + row).to(tl.int64)
-            query = tl.load(
-                q + q_row[None, :] * stride_qt + head * stride_qh + d[:, None], mask=row[None, :] < window, other=0.0
-            )
-            norm = tl.load(lse + head * window + row, mask=row < window, other=float("inf"))
-            scores = tl.dot(key, query, input_precision="ieee") * scale_log2
-            p = tl.exp2(scores - norm[None, :])
-            if tile * BLOCK + BLOCK > length - window:
-                p = tl.where(column[:, None] <= length - window + row[None, :], p, 0.0)
-            column_sums += tl.sum(p, 1)
-            skewed = tl.gather(p, turned, SKEW_AXIS)
-            # A diagonal's part before the wrap continues in the part behind it of the next row tile.
-            if CARRY:
-                tl.store(slot + m * BLOCK + i, carry + tl.sum(tl.where(straight, 0.0, skewed), 1 - SKEW_AXIS))
-                carry = tl.sum(tl.where(straight, skewed, 0.0), 1 - SKEW_AXIS)
-            else:
-                tl.store(slot + m * BLOCK + i, tl.sum(tl.where(straight, before, skewed), 1 - SKEW_AXIS))
-                before = skewed
-        if not CARRY:
-            carry = tl.sum(tl.where(straight, before, 0.0), 1 - SKEW_AXIS)
-        tl.store(slot + num_row_tiles * BLOCK + i, carry)
-        tl.store(columns + head * length + column, column_sums, mask=column < length)
+    turned = (i[None, :] - i[:, None]) & (BLOCK - 1)
+    straight = i[None, :] >= i[:, None]
+    column_sums = tl.zeros([BLOCK], tl.float32)
+    carry = tl.zeros([BLOCK], tl.float32)
+    slot = slots + ((head * num_key_tiles + tile) * (num_row_tiles + 1)) * BLOCK
+    for m in range(0, num_row_tiles):
+        row = m * BLOCK + i
+        q_row = (num_queries - window + row).to(tl.int64)
+        query = tl.load(
+            q + q_row[None, :] * stride_qt + head * stride_qh + d[:, None], mask=row[None, :] < window, other=0.0
+        )
+        norm = tl.load(lse + head * window + row, mask=row < window, other=float("inf"))
+        scores = tl.dot(key, query, input_precision="ieee") * scale_log2
+        p = tl.exp2(scores - norm[None, :])
+        if tile * BLOCK + BLOCK > length - window:
+            p = tl.where(column[:, None] <= length - window + row[None, :], p, 0.0)
+        column_sums += tl.sum(p, 1)
+        skewed = tl.gather(p, turned, 0)
+        # A diagonal's part before the wrap continues in the part behind it of the next row tile.
+        tl.store(slot + m * BLOCK + i, carry + tl.sum(tl.where(straight, 0.0, skewed), 1))
+        carry = tl.sum(tl.where(straight, skewed, 0.0), 1)
+    tl.store(slot + num_row_tiles * BLOCK + i, carry)
+    tl.store(columns + head * length + column, column_sums, mask=column < length)
 
 
 @triton.jit
@@ -190,10 +176,6 @@ def estimate_sums(
     sum_block: int = 64,
     sum_warps: int = 4,
     sum_registers: int | None = 168,
-    sum_stages: int = 2,
-    sum_heads: int = 1,
-    skew_axis: int = 0,
-    carry: bool = False,
 ) -> Sums:
     """Sums for q [T, Hq, D], the last T positions of the one sequence of `length` tokens in `cache`.
 
@@ -210,11 +192,10 @@ def estimate_sums(
     slots = torch.empty(heads, key_tiles, row_tiles + 1, sum_block, **new)
     shape: dict[str, Any] = dict(D=d, PAGE=cache.cache_page if paged else 1, PAGED=paged)
     where = (q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units)
-    _column_and_diagonal_sums[(key_tiles, heads // sum_heads)](
+    _column_and_diagonal_sums[(key_tiles, heads)](
         q, cache.keys, cache.block_table, lse, both[0], slots, *where,
         num_queries, length, window, row_tiles, key_tiles, scale_log2, group,
-        BLOCK=sum_block, HEADS=sum_heads, SKEW_AXIS=skew_axis, CARRY=carry,
-        num_warps=sum_warps, num_stages=sum_stages, maxnreg=sum_registers, **shape,
+        BLOCK=sum_block, num_warps=sum_warps, num_stages=2, maxnreg=sum_registers, **shape,
     )  # fmt: skip
     _add_slots[(key_tiles + row_tiles + 1, heads)](
         slots, both[1], length, window, row_tiles, key_tiles, BLOCK=sum_block

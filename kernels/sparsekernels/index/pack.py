@@ -24,13 +24,13 @@ def packed_row(row, first, num_rows, ROWS: tl.constexpr):
 @triton.jit
 def _copy_rows(
     source, target, first, num_rows, stride_t, stride_h, D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
-    PACK: tl.constexpr, FALLING: tl.constexpr,
+    PACK: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0).to(tl.int64)
     row = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     d = tl.arange(0, D)
     inside = row[:, None] < num_rows
-    place = packed_row(row, first, num_rows, ROWS) if FALLING else row
+    place = packed_row(row, first, num_rows, ROWS)
     packed = (head * num_rows + place)[:, None] * D + d[None, :]
     wide = row[:, None] * stride_t + head * stride_h + d[None, :]
     if PACK:
@@ -39,20 +39,19 @@ def _copy_rows(
         tl.store(target + wide, tl.load(source + packed, mask=inside), mask=inside)
 
 
-def pack_heads(x: Tensor, row_block: int, first: int, falling: bool = True) -> Tensor:
+def pack_heads(x: Tensor, row_block: int, first: int) -> Tensor:
     """[T, H, D] of any row and head strides, positions `first` …, to packed rows [H, T, D]."""
     num_rows, heads, d = x.shape
     packed = torch.empty(heads, num_rows, d, dtype=x.dtype, device=x.device)
     _copy_rows[(heads, triton.cdiv(num_rows, 64))](
-        x, packed, first, num_rows, x.stride(0), x.stride(1), D=d, BLOCK=64, ROWS=row_block, PACK=True, FALLING=falling
+        x, packed, first, num_rows, x.stride(0), x.stride(1), D=d, BLOCK=64, ROWS=row_block, PACK=True
     )
     return packed
 
 
-def unpack_heads(packed: Tensor, out: Tensor, row_block: int, first: int, falling: bool = True) -> None:
+def unpack_heads(packed: Tensor, out: Tensor, row_block: int, first: int) -> None:
     """Packed rows [H, T, D] into out [T, H, D] of any row and head strides."""
     heads, num_rows, d = packed.shape
     _copy_rows[(heads, triton.cdiv(num_rows, 64))](
         packed, out, first, num_rows, out.stride(0), out.stride(1), D=d, BLOCK=64, ROWS=row_block, PACK=False,
-        FALLING=falling,
     )  # fmt: skip

@@ -84,14 +84,14 @@ def _list_distances(
 def _expand(
     columns, num_columns, offsets_before, distances, distances_before, block_table, table, lengths,
     first_head, first_block, num_blocks, length, width, page_units, token_stride_units, head_units, group, all_blocks,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, PAGED: tl.constexpr, FALLING: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, PAGED: tl.constexpr,
 ):  # fmt: skip
     block, local_head = tl.program_id(0), tl.program_id(1)
     head = (first_head + local_head).to(tl.int64)
     start = (first_block + block) * ROWS
     stop = tl.minimum(start + ROWS, length)
     shift = (head // group * head_units).to(tl.int32)
-    line = local_head.to(tl.int64) * num_blocks + (num_blocks - 1 - block if FALLING else block)
+    line = local_head.to(tl.int64) * num_blocks + num_blocks - 1 - block
     out = table + line * width
     i = tl.arange(0, BLOCK)
     found = 0
@@ -138,7 +138,6 @@ def build_pattern(columns_before: Tensor, offsets_before: Tensor, row_block: int
 
 def expand(
     pattern: Pattern, cache: VirtualCache, group: int, first_head: int, table: Tensor, lengths: Tensor,
-    *, falling: bool = True,
 ) -> None:  # fmt: skip
     """Write the lists of the heads first_head … for the last row blocks into table [h, R, W] and lengths [h, R].
 
@@ -152,6 +151,6 @@ def expand(
         pattern.columns, pattern.num_columns, pattern.offsets_before, pattern.distances, pattern.distances_before,
         cache.block_table, table, lengths, first_head, all_blocks - num_blocks, num_blocks, length, width,
         cache.page_units, cache.token_units, cache.head_units, group, all_blocks,
-        ROWS=pattern.row_block, BLOCK=1024, PAGE=cache.cache_page if paged else 1, PAGED=paged, FALLING=falling,
+        ROWS=pattern.row_block, BLOCK=1024, PAGE=cache.cache_page if paged else 1, PAGED=paged,
         num_warps=4,
     )  # fmt: skip

@@ -34,6 +34,17 @@ def test_quest_and_snapkv_budgets_are_shares_of_the_length() -> None:
     assert calibration.kept_for(AdaSnapKV(token_capacity=200), 0.001, 16384).token_capacity == 133
 
 
+def test_flexprefill_grows_its_budget_where_no_coverage_is_sparse_enough() -> None:
+    def measure(method: VerticalSlash | FlexPrefill) -> float:
+        assert isinstance(method, FlexPrefill)
+        return 0.9 if method.alpha else method.min_budget / 300
+
+    base = FlexPrefill(alpha=0.9, min_budget=20, sink_size=2, local_size=4)
+    assert calibration.flexprefill_for(base, 0.5, 300, measure).min_budget == 20
+    grown = calibration.flexprefill_for(base, 0.5, 300, measure, grow=True)
+    assert (grown.alpha, grown.min_budget) == (0.0, 150)
+
+
 def test_vertical_slash_is_bisected_on_the_input() -> None:
     g = torch.Generator().manual_seed(0)
     q, k = torch.randn(300, 2, 16, generator=g), torch.randn(300, 1, 16, generator=g)
