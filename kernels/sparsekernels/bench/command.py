@@ -29,6 +29,7 @@ PREFILL: tuple[PrefillMethod, ...] = (
     FlexPrefill(alpha=0.6, min_budget=64, window=100),
     BlockSparse(top_blocks=12, row_block=128),
     BlockSparse(top_blocks=6, block_size=64, row_block=128),
+    BlockSparse(top_blocks=4, block_size=128, row_block=128),
 )
 LENGTHS = ((1, 1), (17, 17), (129, 129), (300, 777), (1000, 1000))
 
