@@ -1,79 +1,140 @@
 """How many engines of each kind, so that all work ends together with few loads.
 
-If every GPU worked to the end, the campaign would end after T = remaining GPU-seconds / GPUs. A kind whose engines
-cannot finish its work within T has an *excess*; free GPUs go to the kinds with an excess, and an engine whose kind
-can finish within T without it makes way when another kind has one. A load is worth it when it lets each engine of its
-kind that is there already end `least_run_seconds` sooner. (McNaughton's wrap-around rule, 1959, gives as many loads as
-engines plus kinds; this stays close.)
+If every GPU worked to the end, the campaign would end after T = remaining GPU-seconds / GPUs. Loads are saved by
+ending a little later: after the *horizon*, T plus a tolerance fixed at the campaign's start. A kind whose engines
+cannot finish its work within the horizon needs further loads; a kind that can needs some of its engines for a part of
+the horizon only, and the time that they spare is a window for others. `engine_packing` fits the loads into free GPUs
+and windows; what fits on free GPUs starts, and an engine makes way when the window that was given away begins. GPUs
+that stand idle use the tolerance up, so that the end does not slip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from math import ceil
 
-from orchestrator.domain.placement import Demand, Node, Placement, place_engines
+from orchestrator.domain.engine_packing import Packing, Piece, Window, pack, smallest_gang
+from orchestrator.domain.placement import Demand, Node, Placement, place_spanning
 
-LEAST_RUN_SHARE = 0.008
-"""Of the whole campaign's ideal duration: what a further engine must take off each one that is there."""
+TOLERANCE_SHARE = 0.014
+"""Of the campaign's ideal duration at its start: how much later it may end to save loads."""
+LEAST_RUN_SHARE = 0.002
+"""Of the same: no load for less, and none that does not let each engine of its kind end so much sooner."""
+EARLY = 0.25
+"""An engine makes way at the last moment at which the work that follows fits, or this share of its leeway earlier."""
+MOST_WINDOWS = 1000
 
 
-def ideal_seconds(demands: Sequence[Demand], num_gpus: int) -> float:
+def ideal_seconds(demands: Iterable[Demand], num_gpus: int) -> float:
     """T: the time until all is done if every GPU works to the end."""
-    return sum(d.remaining_seconds * gang_size(d) for d in demands) / max(1, num_gpus)
+    return sum(d.remaining_seconds * smallest_gang(d) for d in demands) / max(1, num_gpus)
 
 
-def gang_size(demand: Demand) -> int:
-    """GPUs of one engine; the smallest of its sizes where types differ."""
-    return min(demand.gpus.values(), default=1) or 1
+class EngineMix:
+    """The decisions for one campaign; knows its ideal duration at the start and the most GPUs that it has had."""
+
+    def __init__(self, tolerance_share: float = TOLERANCE_SHARE, least_run_share: float = LEAST_RUN_SHARE) -> None:
+        self._shares = tolerance_share, least_run_share
+        self._whole: float | None = None
+        self._num_gpus = self._num_idle = 0
+        self._wasted = 0.0
+        self._noted_at: float | None = None
+
+    def choose(self, nodes: Sequence[Node], demands: Sequence[Demand], now: float = 0.0) -> list[Placement]:
+        """Engines to start now on the free GPUs. `demands` list every kind with work left, with or without engines.
+
+        `now`: seconds on a clock that only goes forward.
+        """
+        self._note(nodes, demands, now)
+        if not any(node.open_gpus for node in nodes):
+            return []
+        placements, left, nodes = place_spanning(nodes, demands)
+        horizon = self._horizon(left, sum(node.num_gpus for node in nodes))
+        packing = self._pack(nodes, left, horizon)
+        starts = [placed for placed in packing.placed if placed.starts_now]
+        return placements + [Placement(key=p.demand.key, nodes=(p.window.place,), gpus_per_node=p.gpus) for p in starts]
+
+    def makes_way(self, nodes: Sequence[Node], demands: Sequence[Demand], now: float = 0.0) -> str | None:
+        """The kind of which one engine should stop after its shard: the time that it spares is needed elsewhere.
+
+        GPUs that are away for a while count too: else every lost node would shuffle the others.
+        """
+        self._note(nodes, demands, now)
+        horizon = self._horizon(demands, self._num_gpus)
+        able = [d for d in demands if d.num_engines > 1 and d.remaining_seconds <= (d.num_engines - 1) * horizon]
+        if not able or not self._pieces(demands, horizon):
+            return None
+        needed: dict[str, float] = defaultdict(float)
+        for placed in self._pack(nodes, demands, horizon).placed:
+            needed[placed.window.place] = max(needed[placed.window.place], placed.end)
+        due = [
+            d
+            for d in able
+            if needed[d.key] and horizon <= needed[d.key] + EARLY * max(0.0, _spared(d, horizon) - needed[d.key])
+        ]
+        return due[0].key if due else None
+
+    def _note(self, nodes: Sequence[Node], demands: Sequence[Demand], now: float) -> None:
+        """Time has passed: what stood idle in it is taken off the tolerance."""
+        self._num_gpus = max(self._num_gpus, sum(node.num_gpus for node in nodes))
+        if self._whole is None and nodes:
+            self._whole = ideal_seconds(demands, self._num_gpus)
+        if self._noted_at is not None:
+            self._wasted += max(0.0, now - self._noted_at) * self._num_idle / max(1, self._num_gpus)
+        self._noted_at, self._num_idle = now, sum(node.open_gpus for node in nodes)
+
+    def _horizon(self, demands: Sequence[Demand], num_gpus: int) -> float:
+        """Until when all should be done, from now; at least one load, so that no engine runs for less than it loads."""
+        tolerance = max(0.0, self._shares[0] * (self._whole or 0.0) - self._wasted)
+        longest_load = max((d.load_seconds for d in demands), default=0.0)
+        return max(ideal_seconds(demands, num_gpus) + tolerance, longest_load, 1e-9)
+
+    def _pack(self, nodes: Sequence[Node], demands: Sequence[Demand], horizon: float) -> Packing:
+        windows = [*_free_windows(nodes, horizon), *_spare_windows(demands, horizon, self._least_run)]
+        return pack(self._pieces(demands, horizon), windows, least_seconds=self._least_run)
+
+    @property
+    def _least_run(self) -> float:
+        return self._shares[1] * (self._whole or 0.0)
+
+    def _pieces(self, demands: Iterable[Demand], horizon: float) -> list[Piece]:
+        return [piece for demand in demands for piece in _pieces_of(demand, horizon, self._least_run)]
 
 
-def least_run_seconds(demands: Sequence[Demand], num_gpus: int) -> float:
-    """What a load must spare each engine, from the work at the campaign's start."""
-    return LEAST_RUN_SHARE * ideal_seconds(demands, num_gpus)
-
-
-def choose_engines(
-    nodes: Sequence[Node], demands: Sequence[Demand], *, least_run_seconds: float = 0.0
-) -> list[Placement]:
-    """Engines to start now on the free GPUs. `demands` list every kind with work left, with or without engines."""
-    if not any(node.open_gpus for node in nodes):
+def _pieces_of(demand: Demand, horizon: float, least_run: float) -> list[Piece]:
+    """The loads that this kind still needs, each with its work; one at least when it has no engine."""
+    excess = demand.remaining_seconds - demand.num_engines * horizon
+    worth = max(least_run * demand.num_engines, demand.load_seconds if demand.num_engines else 0.0)
+    if excess <= worth:
         return []
-    num_gpus = sum(node.num_gpus for node in nodes)
-    ideal = ideal_seconds(demands, num_gpus)
-    wanted = [_more(demand, ideal, least_run_seconds) for demand in demands]
-    return place_engines(nodes, [demand for demand in wanted if demand is not None])
-
-
-def _more(demand: Demand, ideal: float, least_run: float) -> Demand | None:
-    """The demand for further engines only: its excess, and how many engines that keeps busy until the end."""
-    excess = demand.remaining_seconds - demand.num_engines * ideal
-    worth = max(least_run * max(1, demand.num_engines), demand.load_seconds)
-    more = ceil((excess - worth) / max(ideal, 1e-9)) if excess > worth else 0
-    if demand.num_engines == 0 and demand.remaining_seconds > 0:
-        more = max(1, more)
+    number = max(1, ceil((excess - worth) / horizon))
     if demand.max_engines is not None:
-        more = min(more, demand.max_engines - demand.num_engines)
-    if more <= 0:
-        return None
-    return replace(demand, remaining_seconds=max(excess, 1e-9), num_engines=0, max_engines=more)
+        number = min(number, demand.max_engines - demand.num_engines)
+    return [Piece(demand, min(horizon, excess - i * horizon)) for i in range(number)]
 
 
-def may_make_way(key: str, demands: Sequence[Demand], *, num_gpus: int, least_run_seconds: float = 0.0) -> bool:
-    """Whether an engine of kind `key` should stop after its shard: its kind ends in time without it, another's not.
-
-    `num_gpus` counts GPUs that are away for a while too: else every lost node would shuffle the others.
-    """
-    ideal = ideal_seconds(demands, num_gpus)
-    own = next((d for d in demands if d.key == key), None)
-    if own is None or own.num_engines < 2 or own.remaining_seconds > (own.num_engines - 1) * ideal:
-        return False
-    return any(_could_use(other, own, ideal, least_run_seconds) for other in demands)
+def _free_windows(nodes: Iterable[Node], horizon: float) -> list[Window]:
+    """Smallest holes first, so that large ones stay for large gangs."""
+    free = sorted((n for n in nodes if n.open_gpus), key=lambda n: (n.open_gpus, n.name))
+    return [Window(n.open_gpus, _until(n, horizon), n.name, is_free=True, gpu_type=n.gpu_type) for n in free]
 
 
-def _could_use(other: Demand, own: Demand, ideal: float, least_run: float) -> bool:
-    if other.key == own.key or gang_size(other) > gang_size(own) or other.priority < own.priority:
-        return False
-    more = _more(other, ideal, least_run)
-    return more is not None
+def _until(node: Node, horizon: float) -> float:
+    return horizon if node.seconds_left is None else min(horizon, node.seconds_left)
+
+
+def _spare_windows(demands: Iterable[Demand], horizon: float, least_run: float) -> list[Window]:
+    """The time that engines of a kind can spare: it ends with the horizon."""
+    windows: list[Window] = []
+    for demand in demands:
+        spared = _spared(demand, horizon) if demand.num_engines > 1 else 0.0
+        while spared > least_run and len(windows) < MOST_WINDOWS:
+            gpus = smallest_gang(demand)
+            windows.append(Window(gpus, min(spared, horizon), demand.key, is_free=False, priority=demand.priority))
+            spared -= horizon
+    return windows
+
+
+def _spared(demand: Demand, horizon: float) -> float:
+    return demand.num_engines * horizon - demand.remaining_seconds

@@ -2,6 +2,8 @@
 
 Longest first within an engine, so that no long shard starts at the end; paired, so that all methods of the same
 prompts follow one another, and those that may read the prefix cache (dense and Quest) find the dense prefill there.
+Before all that, one range of prompts of each further length that an engine serves: an early forecast would else have
+seen the longest prompts alone, and formulas tell poorly how much less the shorter ones cost.
 """
 
 from __future__ import annotations
@@ -14,6 +16,12 @@ from orchestrator.domain.grid import Cell
 
 TARGET_SECONDS = 600.0
 """Length of a shard. Between 60 s and 3600 s the makespan does not move when outcomes stream back."""
+TAIL_SHARE = 0.025
+"""Of an engine's work that comes after a shard: no shard is longer, so that all its workers end together."""
+LEAST_SECONDS = 60.0
+"""But none is cut shorter than this for that reason,"""
+MANY_SHARDS = 20
+"""and only where an engine has so much work that several workers may share it."""
 MOST_SAMPLES = 200
 """Bounds what one attempt can lose and what one claim carries."""
 
@@ -37,8 +45,12 @@ SecondsPerSample = Callable[[Cell], float]
 def prompt_set(cell: Cell) -> tuple[object, ...]:
     """What the cells that ask the same prompts of the same engine have in common."""
     task = (cell.task.name, cell.task.version, tuple(sorted((k, str(v)) for k, v in cell.task.parameters.items())))
-    engine = (cell.engine.model, cell.engine.max_model_len, cell.engine.tensor_parallel, str(cell.engine.rope_scaling))
-    return (engine, cell.length_tokens, task, cell.seed)
+    return (_engine_of(cell), cell.length_tokens, task, cell.seed)
+
+
+def _engine_of(cell: Cell) -> tuple[object, ...]:
+    engine = cell.engine
+    return (engine.model, engine.max_model_len, engine.tensor_parallel, str(engine.rope_scaling))
 
 
 def cut_shards(
@@ -60,13 +72,41 @@ def cut_shards(
     for position, cell in enumerate(cells):
         groups[prompt_set(cell) if paired else (position,)].append(cell)
     slowest = {key: max(map(seconds_per_sample, group)) for key, group in groups.items()}
-    shards: list[ShardCut] = []
+    ranges: list[tuple[bool, list[tuple[Cell, int, int]]]] = []
+    tried: dict[object, set[int]] = defaultdict(set)
+    whole = _work_by_engine(groups.values(), seconds_per_sample)
+    work_left = dict(whole)
     for key in sorted(groups, key=lambda k: -slowest[k]):
         group = groups[key]
-        most = min(most_samples, max(1, int(target_seconds / max(slowest[key], 1e-9))))
+        engine = _engine_of(group[0])
+        work_left[engine] -= _work(group, seconds_per_sample)
+        target = target_seconds
+        if whole[engine] > MANY_SHARDS * target_seconds:
+            target = min(target, max(LEAST_SECONDS, TAIL_SHARE * work_left[engine]))
+        most = min(most_samples, max(1, int(target / max(slowest[key], 1e-9))))
         size = shard_samples or _shard_size(group, most, cached_prompts if paired else None)
-        shards += _cut_group(group, size, seconds_per_sample, first_rank=len(shards))
-    return shards
+        lengths = tried[engine]
+        is_pilot = paired and bool(lengths) and group[0].length_tokens not in lengths
+        lengths.add(group[0].length_tokens)
+        ranges += [(is_pilot and not first, cuts) for first, cuts in _cut_group(group, size)]
+    ordered = [cut for _, cuts in sorted(ranges, key=lambda r: not r[0]) for cut in cuts]
+    return [
+        ShardCut(cell=cell, first_index=first, num_samples=n, rank=rank, seconds=n * seconds_per_sample(cell))
+        for rank, (cell, first, n) in enumerate(ordered)
+    ]
+
+
+def _work(group: Iterable[Cell], seconds_per_sample: SecondsPerSample) -> float:
+    return sum(cell.num_samples * seconds_per_sample(cell) for cell in group)
+
+
+def _work_by_engine(
+    groups: Iterable[Sequence[Cell]], seconds_per_sample: SecondsPerSample
+) -> dict[tuple[object, ...], float]:
+    found: dict[tuple[object, ...], float] = defaultdict(float)
+    for group in groups:
+        found[_engine_of(group[0])] += _work(group, seconds_per_sample)
+    return found
 
 
 def _shard_size(group: Sequence[Cell], most: int, cached_prompts: Callable[[Cell], int] | None) -> int:
@@ -79,20 +119,14 @@ def _shard_size(group: Sequence[Cell], most: int, cached_prompts: Callable[[Cell
     return -(-longest // pieces)
 
 
-def _cut_group(
-    group: Sequence[Cell], size: int, seconds_per_sample: SecondsPerSample, *, first_rank: int
-) -> list[ShardCut]:
-    """Range by range; in each, the cells that share one prefill first (dense leading), then the others."""
+def _cut_group(group: Sequence[Cell], size: int) -> list[tuple[int, list[tuple[Cell, int, int]]]]:
+    """Range by range: its first index, and (cell, first index, samples) of its shards. In each range the cells that
+    share one prefill come first (dense leading), then the others."""
     ordered = sorted(group, key=lambda cell: (not reads_prefix_cache(cell), bool(cell.method)))
-    cuts: list[ShardCut] = []
-    for first in range(0, max(cell.num_samples for cell in group), size):
-        for cell in ordered:
-            count = min(size, cell.num_samples - first)
-            if count > 0:
-                rank, seconds = first_rank + len(cuts), count * seconds_per_sample(cell)
-                cut = ShardCut(cell=cell, first_index=first, num_samples=count, rank=rank, seconds=seconds)
-                cuts.append(cut)
-    return cuts
+    return [
+        (first, [(c, first, min(size, c.num_samples - first)) for c in ordered if c.num_samples > first])
+        for first in range(0, max(cell.num_samples for cell in group), size)
+    ]
 
 
 def reads_prefix_cache(cell: Cell) -> bool:

@@ -82,7 +82,7 @@ class _Filling:
 
 def place_engines(nodes: Sequence[Node], demands: Sequence[Demand]) -> list[Placement]:
     """Engines to start now on the free GPUs. Smallest holes first, so that large ones stay for large gangs."""
-    placements, open_demands, left = _place_spanning(nodes, list(demands))
+    placements, open_demands, left = place_spanning(nodes, demands)
     by_value = _fill_all(left, open_demands, prefer_large=False)
     by_size = _fill_all(left, open_demands, prefer_large=True)
     return placements + max(by_value, by_size, key=_total_gpus)
@@ -92,8 +92,12 @@ def _total_gpus(placements: Sequence[Placement]) -> int:
     return sum(p.gpus_per_node * len(p.nodes) for p in placements)
 
 
-def _place_spanning(nodes: Sequence[Node], demands: list[Demand]) -> tuple[list[Placement], list[Demand], list[Node]]:
-    """Gangs over several nodes (on request only) come first: they need whole equal shares of several nodes at once."""
+def place_spanning(nodes: Sequence[Node], wanted: Sequence[Demand]) -> tuple[list[Placement], list[Demand], list[Node]]:
+    """Gangs over several nodes (on request only) come first: they need whole equal shares of several nodes at once.
+
+    Returns them, the demands with the engines that they got, and the nodes with what is left free.
+    """
+    demands = list(wanted)
     left = {node.name: node for node in nodes}
     placed: list[Placement] = []
     for index, demand in enumerate(demands):

@@ -68,7 +68,7 @@ class Crew:
         """Register the workers that the free GPUs of `nodes` should get."""
         barred = {key for key in self._plan.engines if self._may_not_start(key)}
         hired: list[Member] = []
-        for chosen in self._hiring.choose(nodes, left, self.members.values(), barred):
+        for chosen in self._hiring.choose(nodes, left, self.members.values(), barred, self._now()):
             if len(hired) < self._room(chosen.key):
                 hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0]))
         return hired
@@ -215,13 +215,13 @@ class Crew:
             m for m in self.members.values() if m.engine_key in keys and m.is_up and m.is_idle and not m.told_to_drain
         ]
 
-    def leavers(self, left: Mapping[str, Remaining]) -> list[Member]:
+    def leavers(self, nodes: Sequence[Node], left: Mapping[str, Remaining]) -> list[Member]:
         """Where the loop places gangs: workers without work, or whose kind ends in time without them, make way."""
         idle = {key for key in self._plan.engines if left.get(key, _NOTHING).num_shards == 0}
         others_wait = len(idle) < len(self._plan.engines)
         done = [m for m in self.members.values() if m.engine_key in idle and m.is_up and m.is_idle]
         found = done if others_wait else []
-        return [m for m in found or self._hiring.leavers(left, self.all()) if not m.told_to_drain]
+        return [m for m in found or self._hiring.leavers(nodes, left, self.all(), self._now()) if not m.told_to_drain]
 
     def _may_not_start(self, engine_key: str) -> bool:
         return engine_key in self.hopeless or self._now() < self._start_after.get(engine_key, 0.0)

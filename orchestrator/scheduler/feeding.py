@@ -78,7 +78,7 @@ class Feeder:
             samples_per_shard=max(1, ready.num_samples // ready.num_shards),
             num_ready=ready.num_shards,
             num_workers=sum(m.engine_key == member.engine_key for m in members),
-            num_least=2 * member.engine.max_in_flight,
+            num_least=member.engine.max_in_flight + max(1, member.engine.max_in_flight // 4),
         )
 
     def _take(self, engine_key: str, claims: Sequence[Claim], asked: int) -> None:

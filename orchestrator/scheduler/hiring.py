@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from orchestrator.domain.engine_mix import choose_engines, least_run_seconds, may_make_way
+from orchestrator.domain.engine_mix import EngineMix
 from orchestrator.domain.placement import Demand, Node, Placement
 from orchestrator.scheduler.member import Member
 from orchestrator.store.plan import Remaining
@@ -21,8 +22,7 @@ class Hiring:
     def __init__(self, engines: Mapping[str, EngineSpec]) -> None:
         self._engines = engines
         self._load_seconds: dict[str, float] = {}
-        self._least_run: float | None = None
-        self._num_gpus = 0
+        self._mix = EngineMix()
 
     def note_load(self, engine_key: str, seconds: float) -> None:
         """An engine of this kind took so long to load."""
@@ -33,23 +33,21 @@ class Hiring:
         nodes: Sequence[Node],
         left: Mapping[str, Remaining],
         members: Iterable[Member],
-        barred: Iterable[str] = (),
+        barred: Iterable[str],
+        now: float,
     ) -> list[Placement]:
         """Engines to start now, each with its node; never one of the `barred` kinds."""
-        self._num_gpus = max(self._num_gpus, sum(node.num_gpus for node in nodes))
-        demands = self._demands(left, members, set(barred))
-        if self._least_run is None and nodes:
-            self._least_run = least_run_seconds(demands, self._num_gpus)
-        return choose_engines(nodes, demands, least_run_seconds=self._least_run or 0.0)
+        return self._mix.choose(nodes, self._demands(left, members, set(barred)), now)
 
-    def leavers(self, left: Mapping[str, Remaining], members: Sequence[Member]) -> list[Member]:
+    def leavers(
+        self, nodes: Sequence[Node], left: Mapping[str, Remaining], members: Sequence[Member], now: float
+    ) -> list[Member]:
         """At most one worker of a kind that can finish in time without it, while another kind cannot."""
+        leaving = [member for member in members if member.told_to_drain]
         here = [member for member in members if not member.told_to_drain and member.is_up]
-        demands = self._demands(left, members, set())
-        for key in sorted({member.engine_key for member in here}):
-            if may_make_way(key, demands, num_gpus=self._num_gpus, least_run_seconds=self._least_run or 0.0):
-                return [min((m for m in here if m.engine_key == key), key=lambda m: m.num_held)]
-        return []
+        key = self._mix.makes_way(_soon_free(nodes, leaving), self._demands(left, members, set()), now)
+        own = [member for member in here if member.engine_key == key]
+        return [min(own, key=lambda m: m.num_held)] if own else []
 
     def _demands(self, left: Mapping[str, Remaining], members: Iterable[Member], barred: set[str]) -> list[Demand]:
         staff = Counter(member.engine_key for member in members if not member.told_to_drain)
@@ -69,3 +67,11 @@ class Hiring:
                 )
             )
         return found
+
+
+def _soon_free(nodes: Sequence[Node], leaving: Iterable[Member]) -> list[Node]:
+    """The nodes with what those who are leaving will free, so that nobody else leaves for the same work."""
+    freed: Counter[str] = Counter()
+    for member in leaving:
+        freed[member.node] += member.engine.tensor_parallel
+    return [replace(node, num_free=min(node.num_gpus, node.num_free + freed[node.name])) for node in nodes]

@@ -226,7 +226,7 @@ class CampaignLoop:
             return
         nodes, left = self._pool.nodes(), made.done.remaining
         if nodes:
-            for member in self._crew.leavers(left):
+            for member in self._crew.leavers(nodes, left):
                 member.drain_seconds = self._settings.lookahead_seconds
             made.hired += self._crew.hire_on(connection, grip, nodes, left)
             return

@@ -1,8 +1,9 @@
 """What one does without a scheduler: static splitting, and first in, first out. Same work, loads and faults as ours.
 
 Both cut every node into slots of the largest gang; a slot runs as many engines of a model side by side as fit, and
-reloads when the engine kind changes. Outcomes stream, so a lost node costs only what was in flight, the time away
-and the reload: the difference to our scheduler is the policy alone.
+reloads when the engine kind changes. As with ours, outcomes stream, so a lost node costs only what was in flight, the
+time away and the reload; and an engine that gets nothing more to do needs half a batch's time for what it has begun.
+What is left in their favour: work is spread evenly over the engines of a slot, and handed out without delay.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class _Slot:
     outages: Sequence[Outage]
     now: float = 0.0
     engine: str = ""
+    tail_seconds: float = 0.0
+    """What the engines take to finish what they have begun, when nothing follows for them."""
     num_loads: int = 0
     load_gpu_seconds: float = 0.0
     lost_gpu_seconds: float = 0.0
@@ -61,7 +64,7 @@ class _Slot:
             end = self.now + left
             outage = self._outage_before(end)
             if outage is None:
-                self.now, left = end, 0.0
+                self.now, left, self.tail_seconds = end, 0.0, work.in_flight_seconds
             else:
                 done = outage.start - self.now
                 lost = min(done, work.in_flight_seconds * work.gpus / self._used(work))
@@ -72,7 +75,14 @@ class _Slot:
     def _used(self, work: Work) -> int:
         return max(1, self.gpus // work.gpus) * work.gpus
 
+    def finish(self) -> None:
+        """Nothing follows for the engines that are loaded."""
+        outage = self._outage_before(self.now + self.tail_seconds)
+        self.now += self.tail_seconds if outage is None else 0.0
+        self.tail_seconds = 0.0
+
     def _load(self, work: Work) -> None:
+        self.finish()
         self.num_loads += self._used(work) // work.gpus
         end = self.now + work.load_seconds
         outage = self._outage_before(end)
@@ -91,7 +101,7 @@ class _Slot:
         return None
 
     def _fall(self, outage: Outage) -> None:
-        self.now, self.engine = max(self.now, outage.end), ""
+        self.now, self.engine, self.tail_seconds = max(self.now, outage.end), "", 0.0
         self.next_outage += 1
 
 
@@ -140,6 +150,8 @@ def _slots(nodes: Sequence[Node], trace: FaultTrace, work: Sequence[Work]) -> li
 
 
 def _result(slots: Sequence[_Slot]) -> BaselineResult:
+    for slot in slots:
+        slot.finish()
     return BaselineResult(
         makespan_seconds=max(slot.now for slot in slots),
         num_loads=sum(slot.num_loads for slot in slots),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from orchestrator.domain.placement import Node
 from orchestrator.scheduler.pool import Gone
@@ -12,6 +13,9 @@ from orchestrator.scheduler.simulation.sim_clock import SimClock
 from orchestrator.scheduler.simulation.sim_worker import SimWorker, TimeOf
 from workers.engine import EngineSpec
 from workers.exchange import WorkerMessage, WorkerReport, WorkerStart
+
+TICK_SECONDS = 1.0
+"""Between two exchanges in production, at most, while something waits for an answer."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class SimPool:
         self._workers: dict[str, SimWorker] = {}
         self._lost: dict[str, Gone] = {}
         self._pending_outages = list(trace.outages)
+        self._answers_due = 0
 
     def nodes(self) -> list[Node]:
         """The nodes that are up, with what is free on them."""
@@ -99,10 +104,17 @@ class SimPool:
         self.stop(list(self._workers))
 
     def _next_time(self) -> float:
-        """One step on, or sooner when a node goes or comes or an engine is up: production would notice at once."""
+        """One step on, or sooner when a node goes or comes or an engine is up or has nothing to do: production would
+        notice at once and answer with its next message."""
         now = self._clock.now
-        ready = [w.ready_at for w in self._workers.values() if w.ready_at > now]
-        return min(now + self._step, self._trace.next_change(now), *ready)
+        if self._answers_due:
+            self._answers_due -= 1
+            return now + min(self._step, TICK_SECONDS)
+        moments = [max(w.ready_at, w.free_at) for w in self._workers.values()]
+        event = min((t for t in moments if t > now), default=inf)
+        until = min(now + self._step, self._trace.next_change(now), event)
+        self._answers_due = 2 if until in (event, self._trace.next_change(now)) else 0
+        return until
 
     def _advance(self, until: float) -> None:
         """Move the clock, taking down the nodes whose time has come at the moment it comes."""

@@ -57,7 +57,8 @@ class SimulationResult:
     """By nodes that were up, until the end."""
     account: Account
     least_loads: int
-    """Engine kinds' shares of the fleet, rounded up, plus one load for every engine that a fault took."""
+    """No schedule that ends as early as this one gets by with fewer: each kind's work over the makespan, rounded up
+    (an engine cannot run for longer), and one load for every engine that a fault took."""
     num_shards: int
     num_rounds: int
     baselines: Mapping[str, BaselineResult] = field(default_factory=dict)
@@ -120,7 +121,7 @@ class Simulation:
             useful_gpu_seconds=self.useful_gpu_seconds,
             offered_gpu_seconds=self._offered(clock.now),
             account=pool.account,
-            least_loads=self._least_loads(bound) + pool.account.num_forced,
+            least_loads=self._least_loads(clock.now) + pool.account.num_forced,
             num_shards=self.num_shards,
             num_rounds=rounds,
         )
@@ -181,12 +182,12 @@ class Simulation:
         per_node = self._nodes[0].num_gpus
         return self._fleet.num_gpus * until - away * per_node
 
-    def _least_loads(self, bound: float) -> int:
+    def _least_loads(self, makespan: float) -> int:
         seconds: dict[str, float] = {}
         for cell in self._cells.values():
             key = self._kind(cell).key
             seconds[key] = seconds.get(key, 0.0) + self._truth[cell.key] * cell.num_samples
-        return sum(ceil(total / bound) for total in seconds.values())
+        return sum(ceil(total / makespan) for total in seconds.values())
 
     def _work(self, cell: Cell) -> Work:
         kind = self._kind(cell)
