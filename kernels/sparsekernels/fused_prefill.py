@@ -104,10 +104,13 @@ def _written_out(selection: Selection, cache: VirtualCache, heads: int, length: 
 def _attend_plan(
     plan: Plan, q: Tensor, cache: VirtualCache, length: int, executor: Executor, scale: float, out: Tensor
 ) -> PrefillResult:
+    flash_rows = executor is Executor.FLASH
+    starts = flash.row_starts(q.shape[0], length, plan.row_block, q.shape[1], q.device) if flash_rows else None
+
     def attend(heads: slice, lists: VirtualLists) -> None:
-        if executor is Executor.FLASH:
+        if starts is not None:
             packed = None if plan.packed is None else plan.packed[heads]
-            _attend_flash(q[:, heads], packed, cache, lists, length, plan.row_block, scale, out[:, heads])
+            _attend_flash(q[:, heads], packed, cache, lists, starts, length, plan.row_block, scale, out[:, heads])
         else:
             attend_lists(
                 q[:, heads], cache, lists, length=length, row_block=plan.row_block, scale=scale, out=out[:, heads]
@@ -225,15 +228,21 @@ def _vertical_slash(
 
 
 def _attend_flash(
-    q: Tensor, packed: Tensor | None, cache: VirtualCache, lists: VirtualLists, length: int, rows: int, scale: float,
-    out: Tensor,
+    q: Tensor, packed: Tensor | None, cache: VirtualCache, lists: VirtualLists, starts: Tensor, length: int, rows: int,
+    scale: float, out: Tensor,
 ) -> None:  # fmt: skip
     num_rows, heads, d = q.shape
-    starts = flash.row_starts(num_rows, length, rows, heads, q.device)
     source = pack_heads(q, rows, length - num_rows) if packed is None else packed
     result = torch.empty(heads * num_rows, 1, d, dtype=q.dtype, device=q.device)
     flash.attend_packed(
-        source.view(-1, 1, d), cache, lists, starts, row_block=rows, length=length, scale=scale, out=result
+        source.view(-1, 1, d),
+        cache,
+        lists,
+        starts[: lists.lengths.numel() + 1],
+        row_block=rows,
+        length=length,
+        scale=scale,
+        out=result,
     )
     unpack_heads(result.view(heads, num_rows, d), out, rows, length - num_rows)
 

@@ -17,6 +17,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_triton_kernels.py in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
 from sparsekernels import decode, fused_decode
+from sparsekernels.attend import flash
 from sparsekernels.bench import parity
 from sparsekernels.index import pack, votes
 from sparsekernels.index.estimate import estimate_sums
@@ -159,6 +160,9 @@ def test_heads_are_packed_last_row_block_first_and_unpacked(first: int, starts: 
     packed = pack.pack_heads(wide, 32, first)
     order = torch.cat([torch.arange(start, stop) for start, stop in zip(starts, [70, *starts], strict=False)])
     assert torch.equal(packed, wide.transpose(0, 1)[:, order])
+    cuts = [0, *torch.tensor([70, *starts[:-1]]).sub(torch.tensor(starts)).cumsum(0).tolist()]
+    expected = [*cuts[:-1], *(70 + c for c in cuts[:-1]), *(140 + c for c in cuts)]
+    assert flash.row_starts(70, first + 70, 32, 3, torch.device("cpu")).tolist() == expected
     back = torch.zeros(70, 6, 16)
     pack.unpack_heads(packed, back[:, 2:5], 32, first)
     assert torch.equal(back[:, 2:5], wide)
