@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -114,6 +115,8 @@ class Measured:
     resume_seconds: float
     """Taking the half-done campaign over and knowing what is left, in a new connection."""
     store_mib: float
+    outages: int
+    """Times that the store was away (a server that is starved of CPU ends idle transactions)."""
 
 
 def main() -> None:
@@ -126,14 +129,26 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}", file=sys.stderr)
     kinds = ("sqlite", "postgresql") if arguments.store == "both" else (arguments.store,)
-    found = [measure(kind, arguments.samples, arguments.workers, arguments.pool) for kind in kinds]
+    if len(kinds) == 1:
+        found = [asdict(measure(kinds[0], arguments.samples, arguments.workers, arguments.pool))]
+    else:
+        found = [row for kind in kinds for row in measure_apart(kind, arguments)]
     if arguments.json:
-        print(json.dumps([asdict(row) for row in found], indent=1))
+        print(json.dumps(found, indent=1))
         return
     for row in found:
-        for key, value in asdict(row).items():
+        for key, value in row.items():
             print(f"{key:34} {value:,.3f}" if isinstance(value, float) else f"{key:34} {value}")
         print()
+
+
+def measure_apart(kind: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """In a process of its own: peak memory is a process's, and would else be the larger of both stores."""
+    options = ["--samples", str(arguments.samples), "--workers", str(arguments.workers), "--pool", arguments.pool]
+    command = [sys.executable, __file__, "--store", kind, "--json", *options]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    rows: list[dict[str, Any]] = json.loads(printed[printed.index("[\n {") :])  # Ray may print before it
+    return rows
 
 
 def measure(kind: str, num_samples: int, num_workers: int, pool_name: str) -> Measured:
@@ -186,7 +201,7 @@ def _run(
     kind: str, url: str, store: Store, pool: TimedPool, total: int, num_workers: int, clock: Callable[[], float]
 ) -> Measured:
     tick = 0.0 if isinstance(clock, SimClock) else 0.2
-    settings = LoopSettings(canary_seconds=0.0, lease_seconds=600.0, tick_seconds=tick)
+    settings = LoopSettings(canary_seconds=0.0, lease_seconds=600.0, tick_seconds=tick, outage_seconds=7200.0)
     fence = take_campaign(store, NAME, settings)
     loop = CampaignLoop(store, fence, load_plan(store, fence), pool, settings, clock)
     loop.start()
@@ -222,6 +237,7 @@ def _run(
         orchestrator_peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         resume_seconds=resume_seconds,
         store_mib=_store_mib(store),
+        outages=_num_outages(store),
     )
 
 
@@ -243,6 +259,15 @@ def resume(url: str) -> float:
 def _cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def _num_outages(store: Store) -> int:
+    with store.read() as connection:
+        from orchestrator.store.schema import events
+
+        return sum(
+            kind == "store_back" for (kind,) in connection.execute(events.select().with_only_columns(events.c.kind))
+        )
 
 
 def _store_mib(store: Store) -> float:

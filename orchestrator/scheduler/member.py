@@ -13,6 +13,8 @@ from workers.protocol import ShardOrder
 _SPEED_MEMORY_SECONDS = 60.0
 _LEAST_NOTES = 5
 _ASK_AGAIN_SECONDS = 10.0
+MOST_BACKLOG = 2000
+"""Records of one worker that are kept here while the store is away; about 2 KB each."""
 
 
 @dataclass(slots=True, eq=False)
@@ -99,12 +101,13 @@ class Member:
             self.proof_wanted, self.proof_asked_at = True, now
 
     def hear(self, report: WorkerReport, now: float) -> None:
-        """Take in a report: its new records join the backlog, in order."""
+        """Take in a report: its new records join the backlog, in order; those beyond its size stay with the worker."""
         self.heard_at, self.report, self.condition = now, report, report.condition
         if self.seen < report.first_record - 1:  # adopted: an earlier orchestrator acknowledged those before
             self.seen = self.acknowledged = report.first_record - 1
-        self.backlog.extend(report.records[self.seen + 1 - report.first_record :])
-        self.seen = max(self.seen, report.first_record + len(report.records) - 1)
+        new = report.records[self.seen + 1 - report.first_record :][: max(0, MOST_BACKLOG - len(self.backlog))]
+        self.backlog.extend(new)
+        self.seen += len(new)
 
     def committed(self, num_records: int) -> None:
         """The oldest records of the backlog are in the store."""
