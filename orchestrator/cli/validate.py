@@ -12,7 +12,7 @@ from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import console, note, print_json
 
 if TYPE_CHECKING:
-    from orchestrator.domain.spec import CampaignSpec
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def validate(
     from orchestrator.models.resolve import describe_model
 
     campaign, cells = load_cells(spec, describe_model)
-    for line in [*misfits(cells), *without_effect(campaign)]:
+    for line in misfits(cells):
         note(f"warning: {line}")
     facts = summary(campaign.name, cells)
     if as_json:
@@ -40,11 +40,6 @@ def validate(
     lines.append(f"  {facts['num_cells']:,} cells, {facts['num_samples']:,} samples")
     lines.append(f"next: frontier plan {spec}")
     console().print("\n".join(lines))
-
-
-def without_effect(campaign: CampaignSpec) -> list[str]:
-    """What the file says and nothing heeds yet."""
-    return ["priority has no effect yet: each campaign is driven by itself"] if campaign.priority else []
 
 
 def summary(name: str, cells: Sequence[Any]) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class EngineMix:
     def _note(self, nodes: Sequence[Node], demands: Sequence[Demand], now: float) -> None:
         """Time has passed: what stood idle in it is taken off the tolerance."""
         self._num_gpus = max(self._num_gpus, sum(node.num_gpus for node in nodes))
-        if self._whole is None and nodes:
-            self._whole = ideal_seconds(demands, self._num_gpus)
+        if nodes:  # more than before only when predictions were corrected
+            self._whole = max(self._whole or 0.0, ideal_seconds(demands, self._num_gpus))
         if self._noted_at is not None:
             self._wasted += max(0.0, now - self._noted_at) * self._num_idle / max(1, self._num_gpus)
         self._noted_at, self._num_idle = now, sum(node.open_gpus for node in nodes)
@@ -117,7 +117,17 @@ def _pieces_of(demand: Demand, horizon: float, least_run: float) -> list[Piece]:
 def _free_windows(nodes: Iterable[Node], horizon: float) -> list[Window]:
     """Smallest holes first, so that large ones stay for large gangs."""
     free = sorted((n for n in nodes if n.open_gpus), key=lambda n: (n.open_gpus, n.name))
-    return [Window(n.open_gpus, _until(n, horizon), n.name, is_free=True, gpu_type=n.gpu_type) for n in free]
+    return [
+        Window(
+            n.open_gpus,
+            _until(n, horizon),
+            n.name,
+            is_free=True,
+            gpu_type=n.gpu_type,
+            seconds_left=n.seconds_left,
+        )
+        for n in free
+    ]
 
 
 def _until(node: Node, horizon: float) -> float:

@@ -33,6 +33,8 @@ class Window:
     """None: not known."""
     priority: int | None = None
     """Of the kind that makes way; nothing below it may follow."""
+    seconds_left: float | None = None
+    """Until the GPUs are taken away; not worth a load that takes half of it."""
     offset: float = 0.0
     """Seconds from the moment at which the GPUs become free to this window's beginning: others come before."""
 
@@ -141,6 +143,8 @@ def _choose_window(piece: Piece, windows: Sequence[Window], least: float) -> tup
     for window in windows:
         gpus = _gang_in(window, piece.demand)
         if gpus is None or gpus > window.width or window.seconds < min(least, piece.seconds):
+            continue
+        if window.seconds_left is not None and window.seconds_left <= 2 * piece.demand.load_seconds:
             continue
         over = window.seconds - piece.seconds
         if over >= 0:

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.domain.states import CampaignState
@@ -62,6 +62,8 @@ def run_campaign(
     fence = take_campaign(store, name, chosen)
     stop = stop_event or threading.Event()
     ends_at = time.monotonic() + wall_seconds - chosen.grace_seconds if wall_seconds else float("inf")
+    if wall_seconds:
+        chosen = replace(chosen, wall_ends_at=ends_at)
     keep_workers = True
     try:
         plan = _insist(lambda: load_plan(store, fence), chosen.outage_seconds)

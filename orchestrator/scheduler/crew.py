@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.domain.placement import Node
 from orchestrator.domain.retry import backoff_seconds, may_start_again
+from orchestrator.domain.sharing import Holding, engine_to_let_go, may_hire
 from orchestrator.domain.states import WorkerState
 from orchestrator.scheduler.hiring import Hiring
 from orchestrator.scheduler.ledger import Loss
@@ -19,6 +20,7 @@ from orchestrator.scheduler.staffing import Demand, next_engine, surplus_engines
 from orchestrator.store import endings, fleet, leases
 from orchestrator.store.campaigns import Grip
 from orchestrator.store.plan import CampaignPlan, Remaining
+from orchestrator.store.rivals import find_rivals
 from orchestrator.store.session import Connection
 from workers.exchange import Condition, WorkerReport, WorkerStart
 from workers.failures import Failure, FailureKind
@@ -72,6 +74,23 @@ class Crew:
             if len(hired) < self._room(chosen.key):
                 hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0]))
         return hired
+
+    def nodes(self) -> list[Node]:
+        """The pool's hosts, with the time that the end of the wall time leaves them."""
+        ends_at = self._settings.wall_ends_at
+        found = list(self._pool.nodes())
+        if ends_at is None:
+            return found
+        left = max(0.0, ends_at - self._now())
+        return [replace(n, seconds_left=left if n.seconds_left is None else min(left, n.seconds_left)) for n in found]
+
+    def make_room(self, connection: Connection, grip: Grip, nodes: Sequence[Node]) -> tuple[bool, list[Member]]:
+        """For campaigns of higher priority on these nodes: whether we may start engines, and who of ours should go."""
+        rivals = find_rivals(connection, grip, priority=self._plan.priority, pool=self._pool.name)
+        if not rivals:
+            return True, []
+        name = engine_to_let_go(rivals, nodes, [_holding(member) for member in self.members.values()])
+        return may_hire(rivals), [] if name is None else [self.members[name]]
 
     def welcome(self, member: Member) -> None:
         """Start a registered worker."""
@@ -231,6 +250,17 @@ class Crew:
 
 
 _NOTHING = Remaining(0, 0)
+
+
+def _holding(member: Member) -> Holding:
+    leaving = member.told_to_drain or member.drain_seconds is not None
+    return Holding(
+        name=member.name,
+        node=member.node,
+        gpus=member.engine.tensor_parallel,
+        num_held=member.num_held,
+        is_leaving=leaving,
+    )
 
 
 def departure_of_missing(member: Member) -> Departure:

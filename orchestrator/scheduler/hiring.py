@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.domain.engine_mix import EngineMix
+from orchestrator.domain.pace import Pace
 from orchestrator.domain.placement import Demand, Node, Placement
 from orchestrator.scheduler.member import Member
 from orchestrator.store.plan import Remaining
@@ -23,6 +24,7 @@ class Hiring:
         self._engines = engines
         self._load_seconds: dict[str, float] = {}
         self._mix = EngineMix()
+        self._pace = Pace()
 
     def note_load(self, engine_key: str, seconds: float) -> None:
         """An engine of this kind took so long to load."""
@@ -37,6 +39,9 @@ class Hiring:
         now: float,
     ) -> list[Placement]:
         """Engines to start now, each with its node; never one of the `barred` kinds."""
+        members = list(members)
+        working = Counter(m.engine_key for m in members if m.is_up and m.num_held)
+        self._pace.note({key: work.seconds for key, work in left.items()}, working, now)
         return self._mix.choose(nodes, self._demands(left, members, set(barred)), now)
 
     def leavers(
@@ -60,7 +65,7 @@ class Hiring:
                 Demand(
                     key=key,
                     gpus={"": engine.tensor_parallel},
-                    remaining_seconds=work.seconds,
+                    remaining_seconds=work.seconds * self._pace.factor(key),
                     num_engines=staff[key],
                     load_seconds=self._load_seconds.get(key, LOAD_SECONDS),
                     max_engines=staff[key] + work.num_shards,

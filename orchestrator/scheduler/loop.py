@@ -224,11 +224,12 @@ class CampaignLoop:
     def _hire(self, connection: Connection, grip: Grip, made: _Round) -> None:
         if not made.looked or self._drain_until is not None or grip.state is not CampaignState.RUNNING:
             return
-        nodes, left = self._pool.nodes(), made.done.remaining
+        nodes, left = self._crew.nodes(), made.done.remaining
         if nodes:
-            for member in self._crew.leavers(nodes, left):
+            may_hire, asked = self._crew.make_room(connection, grip, nodes)
+            for member in asked or self._crew.leavers(nodes, left):
                 member.drain_seconds = self._settings.lookahead_seconds
-            made.hired += self._crew.hire_on(connection, grip, nodes, left)
+            made.hired += self._crew.hire_on(connection, grip, nodes, left) if may_hire else []
             return
         for member in self._crew.surplus(left):
             member.drain_seconds = self._settings.grace_seconds  # idle: gone once it has proved itself

@@ -36,6 +36,8 @@ class LoopSettings:
     """How often speeds are noted."""
     outage_seconds: float = 3600.0
     """The store may be away for so long before the orchestrator gives up."""
+    wall_ends_at: float | None = None
+    """On the loop's clock: when the hosts are taken away. No engine is loaded that would hardly run before."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     spool_folder: Path | None = None
     """Where outcomes are kept while the store is away; None keeps them in memory and in the workers."""

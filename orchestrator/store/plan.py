@@ -47,6 +47,8 @@ class CampaignPlan:
     """By engine key."""
     gpu_hours: float | None = None
     """The spec's budget."""
+    priority: int = 0
+    """Above those of other campaigns on the same cluster: it gets their GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def load_plan(store: Store, fence: Fence) -> CampaignPlan:
         engines=engines,
         model_names={row["engine_key"]: row["model_name"] for row in rows},
         gpu_hours=head["spec"].get("gpu_hours"),
+        priority=int(head["spec"].get("priority") or 0),
     )
 
 
