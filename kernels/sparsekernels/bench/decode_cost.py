@@ -77,14 +77,16 @@ def measure_quest(length: int, batch: int, budget: int) -> Iterator[DecodeCost]:
             q[i], stores[i], caches[i].block_table, lens, budgets, page_size=PAGE, cache_page=PAGE, max_budget=budget
         )
 
-    rows, most = batch * kv_heads, budget + PAGE
-    scratch = new_scratch(rows, num_splits(rows, most), heads // kv_heads, d, device)
-
     def both(executor: Executor, i: int) -> None:
-        fused_decode.attend_pages(q[i], caches[i], select(i), executor=executor, out=out, scratch=scratch)
+        if executor is Executor.FLASH:
+            fused_decode.attend_pages(q[i], caches[i], select(i), executor=executor, out=out)
+            return
+        fused_decode.attend_best_pages(
+            q[i], caches[i], stores[i], lens, budgets, page_size=PAGE, max_budget=budget, out=out
+        )
 
     dense, chosen = _graph(lambda i: _dense(q[i], caches[i], lens, length, out), layers), _graph(select, layers)
-    bound = rows * (length / PAGE * 4 * d + budget * 4 * d) / BYTES_A_SECOND * 1e6
+    bound = batch * kv_heads * (length / PAGE * 4 * d + budget * 4 * d) / BYTES_A_SECOND * 1e6
     for executor in (Executor.TRITON, Executor.FLASH):
         yield DecodeCost(
             method="quest", executor=executor, length=length, batch=batch, budget=budget, dense_us=dense,

@@ -94,6 +94,14 @@ def check_quest(
     slots = (lists.pages.long()[..., None] * page_size + inside).flatten(-2)
     _assert_decode(run[0], q, kv, slots, lists.lengths)
     assert torch.equal(run[0], run[1]), "two runs differ"
+    step = [
+        fused_decode.attend_best_pages(
+            q, kv, store, seq_lens, tokens, page_size=page_size, max_budget=max(budgets), share_pages=share_pages
+        )
+        for _ in range(2)
+    ]
+    _assert_decode(step[0], q, kv, slots, lists.lengths)
+    assert torch.equal(step[0], step[1]), "two runs of a whole step differ"
 
 
 def check_kept(

@@ -213,6 +213,29 @@ def test_a_selection_may_take_in_the_new_keys() -> None:
         assert torch.equal(found.pages[row, :, :count], expected.pages[row, :, :count])
 
 
+def test_a_whole_quest_step_takes_in_new_keys_and_skips_rows_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    kv, seq_lens = parity.random_cache([100, 33, 60, 17], (4, 2, 16), 16, "cpu", torch.float32)
+    q, key = torch.randn(4, 4, 16), torch.randn(4, 2, 16)
+    position = seq_lens - 1
+    slots = kv.block_table.gather(1, (position // 16)[:, None].long())[:, 0] * 16 + position % 16
+    slots[2], seq_lens[2] = -1, 0
+    budgets, outs, stores = torch.tensor([48, 16, 32, 64], dtype=torch.int32), [], []
+    for most in (0, 4096):
+        monkeypatch.setattr(fused_decode, "MOST_PAGES_RANKED_BY_ALL", most)
+        store = torch.randn(kv.keys.shape[0], 2, 2, 16, generator=torch.Generator().manual_seed(1))
+        out = torch.full_like(q, 7.0)
+        fused_decode.attend_best_pages(
+            q, kv, store, seq_lens, budgets, page_size=16, max_budget=64, new_keys=(key, slots), out=out,
+            skip_empty=True,
+        )  # fmt: skip
+        outs.append(out)
+        stores.append(store)
+    assert torch.allclose(outs[0], outs[1], atol=1e-5)
+    assert bool((outs[0][2] == 7).all())
+    assert bool((outs[1][2] == 7).all())
+    assert torch.equal(stores[0], stores[1])
+
+
 def test_summaries_kept_token_by_token_equal_those_built_at_once() -> None:
     kv, _ = parity.random_cache([45], (2, 2, 16), 16, "cpu", torch.float32)
     built = quest.new_store(kv.keys.shape[0], 16, 8, kv.keys)
