@@ -80,9 +80,11 @@ class Campaign:
         store = ["--store", f"sqlite:///{self.store}"]
         return [sys.executable, "-m", "orchestrator.cli.main", *arguments, *store]
 
-    def start(self, address: str, wall_seconds: float) -> subprocess.Popen[bytes]:
+    def start(self, address: str, wall_seconds: float | None = None) -> subprocess.Popen[bytes]:
         """`frontier run`, which continues the campaign if it is there."""
-        limits = ["--wall-time", f"{max(1.0, wall_seconds):.0f}", "--grace", f"{GRACE_SECONDS:.0f}"]
+        limits = ["--grace", f"{GRACE_SECONDS:.0f}"]
+        if wall_seconds is not None:
+            limits += ["--wall-time", f"{max(1.0, wall_seconds):.0f}"]
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 self.command("run", str(self.spec), "--ray", address, "--engine", self.engine, "--plain", *limits),
@@ -134,7 +136,8 @@ def _mapping(model: Any) -> dict[str, Any]:
 
 def drive(campaign: Campaign, address: str, clock: Clock, kill_share: float) -> None:
     """Run, kill at the share of samples, run again to the end or to the end of the time."""
-    process = campaign.start(address, clock.left - REPORT_SECONDS)
+    # Without a wall time, before which no engine would be loaded any more: this one is killed.
+    process = campaign.start(address)
     clock.note(f"orchestrator {process.pid} started")
     try:
         if not _until_share(campaign, process, clock, kill_share):
@@ -159,14 +162,14 @@ def drive(campaign: Campaign, address: str, clock: Clock, kill_share: float) -> 
 
 
 def _until_share(campaign: Campaign, process: subprocess.Popen[bytes], clock: Clock, share: float) -> bool:
-    """Wait for that share of the samples; False when the run ends before, or the time does."""
+    """Wait for that share of the samples, or for the end of the time; False when the run ends before."""
     first = True
-    while process.poll() is None and clock.left > REPORT_SECONDS - GRACE_SECONDS:
+    while process.poll() is None:
         recorded, total = campaign.counts()
         if recorded and first:
             clock.note("first samples recorded")
             first = False
-        if total and recorded >= share * total:
+        if (total and recorded >= share * total) or clock.left < REPORT_SECONDS:
             return True
         time.sleep(0.5)
     return False
