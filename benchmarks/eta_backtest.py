@@ -23,7 +23,7 @@ import sqlalchemy as sa  # noqa: E402
 
 from orchestrator.cli.options import store_url  # noqa: E402
 from orchestrator.domain.cost_correction import Kind, Observation  # noqa: E402
-from orchestrator.domain.eta import WorkLeft, estimate  # noqa: E402
+from orchestrator.domain.eta import WorkLeft, estimate, rough_seconds  # noqa: E402
 from orchestrator.store.schema import cells, outcomes  # noqa: E402
 from orchestrator.store.session import Store, open_store  # noqa: E402
 from orchestrator.store.views import find_campaign  # noqa: E402
@@ -97,7 +97,7 @@ def _done(row: sa.Row[tuple[object, ...]]) -> Done:
         method=f"{row.method_label} {row.budget}".strip(),
         task=row.task_label,
     )
-    predicted = row.length_tokens / 1000 + row.max_output_tokens / 100
+    predicted = rough_seconds(row.length_tokens, row.max_output_tokens)
     return Done(at=row.recorded_at, kind=kind, seconds=row.seconds_total, predicted=predicted)
 
 

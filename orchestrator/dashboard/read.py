@@ -21,6 +21,7 @@ from orchestrator.dashboard.snapshot import (
     WorkerView,
 )
 from orchestrator.domain.cost_correction import Kind
+from orchestrator.domain.eta import rough_seconds
 from orchestrator.domain.states import ShardState
 from orchestrator.store.screen import Counters, ScreenNames, ScreenRows, read_screen
 from orchestrator.store.session import Store
@@ -194,7 +195,7 @@ def eta(rows: ScreenRows) -> Eta | None:
             num_left=name["num_samples"] - counts.num_recorded,
             num_recorded=counts.num_recorded,
             seconds_sum=counts.seconds_total_sum,
-            predicted_seconds=float(name["length_tokens"]),
+            predicted_seconds=rough_seconds(name["length_tokens"], name["max_output_tokens"]),
         )
         for name, counts in zip(rows.names.cells, rows.counters, strict=True)
     ]

@@ -36,6 +36,15 @@ class Eta:
     gpu_hours_left: float
 
 
+def rough_seconds(length_tokens: int, max_output_tokens: int) -> float:
+    """Of a sample, in a unit of its own, before anything is known of model and machine.
+
+    A hundred tokens of output count like a thousand of prompt. The record corrects the rest; every length is tried
+    early for that (`ordering`).
+    """
+    return length_tokens / 1000 + max_output_tokens / 100
+
+
 def estimate(
     left: Iterable[WorkLeft],
     observations: Sequence[Observation],

@@ -98,7 +98,7 @@ def _columns(table: sa.Table, names: str) -> Sequence[sa.Column[Any]]:
 
 
 def _names(connection: sa.Connection, campaign_id: int) -> ScreenNames:
-    wanted = "id key model_name method_label budget task_label length_tokens seed num_samples"
+    wanted = "id key model_name method_label budget task_label length_tokens seed num_samples max_output_tokens"
     of_campaign = cells.c.campaign_id == campaign_id
     first = sa.select(sa.func.min(cells.c.id)).where(of_campaign).group_by(cells.c.engine_key)
     engines = connection.execute(sa.select(cells.c.engine_key, cells.c.engine).where(cells.c.id.in_(first)))
