@@ -2,7 +2,8 @@
 
     python -m benchmarks.results_page OUT docs/results/NAME
 
-Writes scores.csv, comparisons.csv, the PNG figures and table.md to the folder; findings are for a person to write.
+Writes scores.csv, comparisons.csv, the PNG figures and table.md to the folder. The findings at the top of table.md are
+counted from the tables, by tests that are corrected for their number (Holm, at 5 %); what they mean is for a person.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ FIGURES = ("accuracy", "admissible", "frontier", "heat", "relative-error", "spee
 LEFT_OUT = {"method_choice", "num_parameters_b", "prefill_flops", "prefill_index_flops"}
 LEFT_OUT |= {"decode_bytes", "decode_index_bytes"}
 HEADINGS = "method", "budget", "samples", "score", "difference to dense", "prefill density", "decode density", "kept"
+
+ALPHA = 0.05
 
 Row = dict[str, str]
 Place = tuple[str, str, str, str]
@@ -62,13 +65,49 @@ def readable(scores: Iterable[Row], comparisons: Iterable[Row]) -> list[str]:
     return lines
 
 
+def findings(scores: Sequence[Row], comparisons: Sequence[Row]) -> list[str]:
+    """What dense scores; of each method in how many cells it is worse, or proven no worse, and its largest loss."""
+    lines = ["## Findings", ""]
+    for row in scores:
+        if row["method"] == "dense" and row["mean"]:
+            interval = f"{_number(row['low'])} – {_number(row['high'])}"
+            lines.append(
+                f"- dense, {row['task']} at {int(row['length_tokens']):,}: {_number(row['mean'])} ({interval})"
+            )
+    known = [row for row in comparisons if row["difference"]]
+    for method in dict.fromkeys(row["method"] for row in known):
+        lines.append(_finding(method, [row for row in known if row["method"] == method]))
+    return [*lines, ""]
+
+
+def _finding(method: str, rows: Sequence[Row]) -> str:
+    worse = sum(_is_sure(row["p_worse_holm"]) for row in rows)
+    no_worse = sum(_is_sure(row["p_noninferior_holm"]) for row in rows)
+    worst = min(rows, key=lambda row: float(row["difference"]))
+    loss = f"{_signed(worst['difference'])} ({_signed(worst['low'])} – {_signed(worst['high'])})"
+    where = f"{worst['budget']}, {worst['task']}, {int(worst['length_tokens']):,}"
+    return (
+        f"- {method}: worse than dense in {worse} of {len(rows)} cells, proven at most 0.05 worse in {no_worse}; "
+        f"largest loss {loss} at {where}"
+    )
+
+
+def _is_sure(p: str) -> bool:
+    return bool(p) and float(p) < ALPHA
+
+
 def _line(row: Row, difference: Row | None) -> str:
-    score = f"{_number(row['mean'])} ({_number(row['low'])} – {_number(row['high'])})"
     change = "–"
     if difference is not None and difference["difference"]:
         change = f"{_signed(difference['difference'])} ({_signed(difference['low'])} – {_signed(difference['high'])})"
     densities = " | ".join(_number(row[name]) for name in ("density_prefill", "density_decode", "kv_kept"))
-    return f"| {row['method']} | {row['budget'] or '–'} | {row['num_scored']} | {score} | {change} | {densities} |"
+    return (
+        f"| {row['method']} | {row['budget'] or '–'} | {row['num_scored']} | {_score(row)} | {change} | {densities} |"
+    )
+
+
+def _score(row: Row) -> str:
+    return f"{_number(row['mean'])} ({_number(row['low'])} – {_number(row['high'])})"
 
 
 def _number(text: str) -> str:
@@ -106,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = json.loads((options.out / "summary.json").read_text())
     lines = [f"# Scores: {found['environment']['device']}, {found['recorded']:,} samples", ""]
     lines += ["Means with 95 % intervals; differences are paired, sample by sample. Densities are measured."]
+    lines += ["", *findings(scores, comparisons)]
     lines += [*readable(scores, comparisons), "", *(f"![{name.removesuffix('.png')}]({name})" for name in figures)]
     (options.page / "table.md").write_text("\n".join(lines) + "\n")
     print(f"{options.page}: {len(scores)} cells, {len(figures)} figures")
