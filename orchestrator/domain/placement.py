@@ -182,6 +182,17 @@ def _add_value(
     return (value[0] + large, value[1] + demand.priority * size, value[2] + share)
 
 
+def too_large(demands: Mapping[str, int], nodes: Sequence[Node]) -> dict[str, str]:
+    """Engines (GPUs by key) that no node here can hold whole, each with one line that says so."""
+    most = max((node.num_gpus for node in nodes), default=0)
+    return {
+        key: f"it needs {gpus} GPUs of one node, and the largest node has {most}: choose a smaller tensor_parallel, or "
+        "add a larger node; gangs over several nodes are not started"
+        for key, gpus in demands.items()
+        if gpus > most
+    }
+
+
 def choose_gang_sizes(fits: Callable[[str, int], bool], gpu_types: Mapping[str, int], *, wanted: int) -> dict[str, int]:
     """GPUs of one engine by type: the wanted number where it fits, else the next larger power of two on one node.
 

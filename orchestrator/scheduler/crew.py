@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.domain.placement import Node
+from orchestrator.domain.placement import Node, too_large
 from orchestrator.domain.retry import backoff_seconds, may_start_again
 from orchestrator.domain.sharing import Holding, engine_to_let_go, may_hire
 from orchestrator.domain.states import WorkerState
@@ -17,13 +18,15 @@ from orchestrator.scheduler.member import Member
 from orchestrator.scheduler.pool import Gone, WorkerPool
 from orchestrator.scheduler.settings import LoopSettings
 from orchestrator.scheduler.staffing import Demand, next_engine, surplus_engines
-from orchestrator.store import endings, fleet, leases
+from orchestrator.store import endings, events, fleet, leases
 from orchestrator.store.campaigns import Grip
 from orchestrator.store.plan import CampaignPlan, Remaining
 from orchestrator.store.rivals import find_rivals
 from orchestrator.store.session import Connection
 from workers.exchange import Condition, WorkerReport, WorkerStart
 from workers.failures import Failure, FailureKind
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Crew:
         self._hiring = Hiring(plan.engines)
         self._failed_starts: Counter[str] = Counter()
         self._start_after: dict[str, float] = {}
+        self._told: set[str] = set()
         self.hopeless: dict[str, Failure] = {}
         """Engines that cannot start, with the reason."""
 
@@ -68,12 +72,24 @@ class Crew:
         self, connection: Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
     ) -> list[Member]:
         """Register the workers that the free GPUs of `nodes` should get."""
+        self._tell_too_large(connection, grip, nodes, left)
         barred = {key for key in self._plan.engines if self._may_not_start(key)}
         hired: list[Member] = []
         for chosen in self._hiring.choose(nodes, left, self.members.values(), barred, self._now()):
             if len(hired) < self._room(chosen.key):
                 hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0]))
         return hired
+
+    def _tell_too_large(
+        self, connection: Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
+    ) -> None:
+        """Once for each engine that would wait for ever unless a larger node joins."""
+        sizes = {key: self._plan.engines[key].tensor_parallel for key in left if key not in self._told}
+        for key, why in too_large(sizes, nodes).items():
+            self._told.add(key)
+            message = f"{self._plan.model_names[key]} cannot start here: {why}"
+            events.append(connection, grip.campaign_id, grip.now, [events.Event(kind="no_room", message=message)])
+            _log.warning("%s", message)
 
     def nodes(self) -> list[Node]:
         """The pool's hosts, with the time that the end of the wall time leaves them."""

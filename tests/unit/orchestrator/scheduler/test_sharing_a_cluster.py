@@ -18,6 +18,7 @@ from orchestrator.scheduler.simulation.sim_pool import SimPool
 from orchestrator.scheduler.simulation.sim_worker import SampleTime
 from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign, take_over
 from orchestrator.store.plan import load_plan
+from orchestrator.store.schema import events
 from orchestrator.store.session import Store, open_store
 from workers.engine import EngineSpec
 from workers.protocol import TaskOrder
@@ -133,3 +134,17 @@ def test_no_engine_is_loaded_just_before_the_wall_time(store: Store, clock: SimC
         for _ in range(5):
             loop.tick()
     assert (engines(late), engines(early)) == (0, 1)
+
+
+def test_an_engine_larger_than_every_node_is_told_once(
+    store: Store, clock: SimClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, _ = make_loop(store, clock, "huge", priority=0, gpus=8, samples=10)
+    for _ in range(5):
+        loop.tick()
+    told = [record.message for record in caplog.records if "cannot start here" in record.message]
+    assert len(told) == 1
+    assert "huge cannot start here: it needs 8 GPUs of one node, and the largest node has 4" in told[0]
+    with store.read() as connection:
+        kinds = list(connection.execute(events.select().with_only_columns(events.c.kind)).scalars())
+    assert kinds.count("no_room") == 1
