@@ -12,6 +12,10 @@ PAGE_SUMMARY_SHARE = 17
 """One part in 17 of the cache's memory: a maximum and a minimum for every 16 tokens, beside keys and values."""
 
 
+GANGS_BY_GPU = "tensor_parallel_by_gpu"
+"""Key of `EngineSpec.options`: GPUs of one engine by GPU type, where they differ from `tensor_parallel`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """A model as loaded on given GPUs. A method is not part of it: every engine serves all methods."""

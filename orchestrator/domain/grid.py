@@ -17,7 +17,7 @@ from orchestrator.domain.task_entry import TaskEntry
 from orchestrator.errors import ModelError, SpecError
 from tasks.errors import DataError
 from tasks.registry import get_task
-from workers.engine import EngineSpec
+from workers.engine import GANGS_BY_GPU, EngineSpec
 from workers.protocol import TaskOrder
 
 IDENTITY_VERSION = 1
@@ -127,7 +127,7 @@ def engine_spec(spec: CampaignSpec, model: ModelEntry, known: KnownModel, length
         max_in_flight=model.max_in_flight,
         kv_cache_gib=model.kv_cache_gib,
         gpu_memory_utilization=model.gpu_memory_utilization,
-        options=model.options,
+        options=model.options | ({GANGS_BY_GPU: model.tensor_parallel_by_gpu} if model.tensor_parallel_by_gpu else {}),
     )
 
 

@@ -39,6 +39,8 @@ class ModelEntry(_Frozen):
     revision: StrictStr | None = None
     """Hub revision; a commit hash makes the cells' keys equal on every machine."""
     tensor_parallel: StrictInt = Field(default=1, ge=1)
+    tensor_parallel_by_gpu: dict[StrictStr, Annotated[StrictInt, Field(ge=1)]] = Field(default_factory=dict)
+    """GPUs of one engine on hosts of these types, as Ray names them (`H200: 2`); `tensor_parallel` on all others."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_context: StrictInt | None = Field(default=None, ge=16)
     """Tokens of prompt and output that the model takes; default from its config.json."""

@@ -55,18 +55,17 @@ class Crew:
     def all(self) -> list[Member]:
         return list(self.members.values())
 
-    def hire(self, connection: Connection, grip: Grip, engine_key: str, node: str = "") -> Member:
-        """Register one more worker; `welcome` starts it once that is committed."""
-        name = f"{self._plan.name}-{uuid.uuid4().hex[:8]}"
+    def hire(
+        self, connection: Connection, grip: Grip, engine_key: str, node: str = "", gpus: int | None = None
+    ) -> Member:
+        """Register one more worker; `welcome` starts it once that is committed. `gpus`: where its node decides."""
+        name, model_name = f"{self._plan.name}-{uuid.uuid4().hex[:8]}", self._plan.model_names[engine_key]
         worker_id = fleet.register(
-            connection,
-            grip,
-            name=name,
-            pool=self._pool.name,
-            engine_key=engine_key,
-            model_name=self._plan.model_names[engine_key],
+            connection, grip, name=name, pool=self._pool.name, engine_key=engine_key, model_name=model_name
         )
-        return Member(worker_id, name, engine_key, self._plan.engines[engine_key], self._now(), node)
+        engine = self._plan.engines[engine_key]
+        sized = replace(engine, tensor_parallel=gpus or engine.tensor_parallel)
+        return Member(worker_id, name, engine_key, sized, self._now(), node)
 
     def hire_on(
         self, connection: Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
@@ -76,8 +75,8 @@ class Crew:
         barred = {key for key in self._plan.engines if self._may_not_start(key)}
         hired: list[Member] = []
         for chosen in self._hiring.choose(nodes, left, self.members.values(), barred, self._now()):
-            if len(hired) < self._room(chosen.key):
-                hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0]))
+            if len(hired) < self._room(chosen.key, chosen.gpus_per_node):
+                hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0], chosen.gpus_per_node))
         return hired
 
     def _tell_too_large(
@@ -261,8 +260,10 @@ class Crew:
     def _may_not_start(self, engine_key: str) -> bool:
         return engine_key in self.hopeless or self._now() < self._start_after.get(engine_key, 0.0)
 
-    def _room(self, engine_key: str) -> int:
-        return 0 if self._may_not_start(engine_key) else self._pool.room(self._plan.engines[engine_key])
+    def _room(self, engine_key: str, gpus: int | None = None) -> int:
+        engine = self._plan.engines[engine_key]
+        sized = replace(engine, tensor_parallel=gpus or engine.tensor_parallel)
+        return 0 if self._may_not_start(engine_key) else self._pool.room(sized)
 
 
 _NOTHING = Remaining(0, 0)

@@ -11,7 +11,7 @@ from orchestrator.domain.pace import Pace
 from orchestrator.domain.placement import Demand, Node, Placement
 from orchestrator.scheduler.member import Member
 from orchestrator.store.plan import Remaining
-from workers.engine import EngineSpec
+from workers.engine import GANGS_BY_GPU, EngineSpec
 
 LOAD_SECONDS = 120.0
 """Assumed for an engine until one of its kind has loaded."""
@@ -64,7 +64,7 @@ class Hiring:
             found.append(
                 Demand(
                     key=key,
-                    gpus={"": engine.tensor_parallel},
+                    gpus={"": engine.tensor_parallel, **engine.options.get(GANGS_BY_GPU, {})},
                     remaining_seconds=work.seconds * self._pace.factor(key),
                     num_engines=staff[key],
                     load_seconds=self._load_seconds.get(key, LOAD_SECONDS),

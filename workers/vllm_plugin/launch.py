@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workers.engine import EngineSpec
+from workers.engine import GANGS_BY_GPU, EngineSpec
 from workers.failures import EngineDead, EngineError, EngineKilled, EngineOutOfMemory, EngineStartError
 from workers.vllm_plugin import DECODE_GRAPHS, SWITCH
 
 PACKAGE = "workers.vllm_plugin"
-OWN_OPTIONS = frozenset({"plugin", "in_process", "ignore_eos", "logprobs", "stall_seconds", "decode_graphs"})
+OWN_OPTIONS = frozenset(
+    {"plugin", "in_process", "ignore_eos", "logprobs", "stall_seconds", "decode_graphs", GANGS_BY_GPU}
+)
 """Keys of `EngineSpec.options` that are ours; all others go to vLLM's EngineArgs."""
 DEFAULT_CPU_CACHE_GIB = 2.0
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,12 +51,20 @@ def store(tmp_path: Path, clock: SimClock) -> Iterator[Store]:
 
 
 def make_loop(
-    store: Store, clock: SimClock, name: str, *, priority: int, gpus: int, samples: int, settings: LoopSettings = QUICK
+    store: Store,
+    clock: SimClock,
+    name: str,
+    *,
+    priority: int,
+    gpus: int,
+    samples: int,
+    settings: LoopSettings = QUICK,
+    **engine: Any,
 ) -> tuple[CampaignLoop, SharedPool]:
     cell = Cell(
         key=f"{name}-cell",
         model_name=name,
-        engine=EngineSpec(model="m", max_model_len=128, max_in_flight=2, tensor_parallel=gpus),
+        engine=EngineSpec(model="m", max_model_len=128, max_in_flight=2, tensor_parallel=gpus, **engine),
         task=TaskOrder(name="synthetic", version=1, parameters={}),
         task_label="synthetic",
         length_tokens=32,
@@ -134,6 +143,18 @@ def test_no_engine_is_loaded_just_before_the_wall_time(store: Store, clock: SimC
         for _ in range(5):
             loop.tick()
     assert (engines(late), engines(early)) == (0, 1)
+
+
+def test_gangs_follow_the_type_of_the_gpu(store: Store, clock: SimClock) -> None:
+    """Two engines of two GPUs on the host of large ones, one of four on the other."""
+    loop, pool = make_loop(
+        store, clock, "typed", priority=0, gpus=4, samples=5000, options={"tensor_parallel_by_gpu": {"H200": 2}}
+    )
+    pool._nodes = {n.name: replace(n, gpu_type=kind) for n, kind in zip(NODES, ("H200", "H100"), strict=True)}
+    for _ in range(60):
+        loop.tick()
+    assert sorted((m.node, m.engine.tensor_parallel) for m in loop.members) == [("a", 2), ("a", 2), ("b", 4)]
+    assert [node.num_free for node in pool.nodes()] == [0, 0]
 
 
 def test_an_engine_larger_than_every_node_is_told_once(
