@@ -2,8 +2,9 @@
 
 Longest first within an engine, so that no long shard starts at the end; paired, so that all methods of the same
 prompts follow one another, and those that may read the prefix cache (dense and Quest) find the dense prefill there.
-Before all that, one range of prompts of each further length that an engine serves: an early forecast would else have
-seen the longest prompts alone, and formulas tell poorly how much less the shorter ones cost.
+After the first prompts comes one range of each further length that an engine serves: an early forecast would else have
+seen the longest prompts alone, and formulas tell poorly how much less the shorter ones cost. (Not before the first,
+which meet a cold engine.)
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def cut_shards(
     for position, cell in enumerate(cells):
         groups[prompt_set(cell) if paired else (position,)].append(cell)
     slowest = {key: max(map(seconds_per_sample, group)) for key, group in groups.items()}
-    ranges: list[tuple[bool, list[tuple[Cell, int, int]]]] = []
+    ranges: list[tuple[int, list[tuple[Cell, int, int]]]] = []
     tried: dict[object, set[int]] = defaultdict(set)
     whole = _work_by_engine(groups.values(), seconds_per_sample)
     work_left = dict(whole)
@@ -86,10 +87,11 @@ def cut_shards(
         most = min(most_samples, max(1, int(target / max(slowest[key], 1e-9))))
         size = shard_samples or _shard_size(group, most, cached_prompts if paired else None)
         lengths = tried[engine]
-        is_pilot = paired and bool(lengths) and group[0].length_tokens not in lengths
+        is_first, is_pilot = paired and not lengths, paired and group[0].length_tokens not in lengths
         lengths.add(group[0].length_tokens)
-        ranges += [(is_pilot and not first, cuts) for first, cuts in _cut_group(group, size)]
-    ordered = [cut for _, cuts in sorted(ranges, key=lambda r: not r[0]) for cut in cuts]
+        for first, cuts in _cut_group(group, size):
+            ranges.append((0 if is_first else 1 if is_pilot and not first else 2, cuts))
+    ordered = [cut for _, cuts in sorted(ranges, key=lambda r: r[0]) for cut in cuts]
     return [
         ShardCut(cell=cell, first_index=first, num_samples=n, rank=rank, seconds=n * seconds_per_sample(cell))
         for rank, (cell, first, n) in enumerate(ordered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import exp
 
 import pytest
@@ -54,22 +55,22 @@ def test_longest_first_and_paired() -> None:
     long = [cell("dense", length=8192)]
     shards = cut_shards([*cells, *long], lambda c: c.length_tokens / 1000, shard_samples=50)
     order = [(s.cell.method_label, s.cell.length_tokens, s.first_index) for s in sorted(shards, key=lambda s: s.rank)]
-    assert [label for label, _, _ in order[:4]] == ["dense", "quest", "block", "snapkv"]  # tried first: see below
-    assert {first for _, _, first in order[:4]} == {0}
-    assert order[4:6] == [("dense", 8192, 0), ("dense", 8192, 50)]
-    assert {(length, first) for _, length, first in order[6:]} == {(4096, 50)}
+    assert order[:2] == [("dense", 8192, 0), ("dense", 8192, 50)]
+    assert [label for label, _, _ in order[2:6]] == ["dense", "quest", "block", "snapkv"]
+    assert {first for _, _, first in order[2:6]} == {0}
 
 
-def test_every_further_length_is_tried_first_with_one_range() -> None:
-    """So that a forecast after a tenth of the work has seen each length of an engine; the longest comes next anyway."""
-    cells = [cell("dense", length=length) for length in (1024, 2048, 8192)]
-    shards = cut_shards(cells, lambda c: c.length_tokens / 1000, shard_samples=25)
-    order = [(s.cell.length_tokens, s.first_index) for s in sorted(shards, key=lambda s: s.rank)]
-    assert order[:2] == [(2048, 0), (1024, 0)]
-    assert order[2:6] == [(8192, first) for first in (0, 25, 50, 75)]
+def test_every_further_length_is_tried_early_with_one_range() -> None:
+    """So that a forecast after a tenth of the work has seen each length of an engine."""
+    cells = [cell(label, length=length) for length in (1024, 2048, 8192) for label in ("dense",)]
+    other = [replace(c, seed=44) for c in cells]
+    shards = cut_shards([*cells, *other], lambda c: c.length_tokens / 1000, shard_samples=50)
+    order = [(s.cell.length_tokens, s.cell.seed, s.first_index) for s in sorted(shards, key=lambda s: s.rank)]
+    assert order[:2] == [(8192, 43, 0), (8192, 43, 50)]
+    assert order[2:4] == [(2048, 43, 0), (1024, 43, 0)]
+    assert order[4:6] == [(8192, 44, 0), (8192, 44, 50)]
+    assert [length for length, _, _ in order[6:]] == [2048] * 3 + [1024] * 3
     assert [s.rank for s in shards] == list(range(len(shards)))
-    one_length = cut_shards(cells[:1], lambda c: 1.0, shard_samples=25)
-    assert [s.first_index for s in one_length] == [0, 25, 50, 75]
 
 
 def test_shard_length_follows_the_target() -> None:
