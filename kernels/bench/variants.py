@@ -34,9 +34,10 @@ CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 DTYPE = torch.bfloat16 if CUDA else torch.float32
 ATTEND = [
-    DecodeShape(128, 4, 2, 256), DecodeShape(128, 4, 3, 256), DecodeShape(128, 4, 3, 396), DecodeShape(128, 4, 3, 128),
-    DecodeShape(64, 4, 5, 128), DecodeShape(64, 4, 5, 256), DecodeShape(64, 8, 7, 64), DecodeShape(64, 8, 5, 128),
-    DecodeShape(64, 8, 5, 256), DecodeShape(64, 4, 9, 64), DecodeShape(128, 8, 3, 128),
+    DecodeShape(128, 4, 2, 256), DecodeShape(128, 4, 3, 256), DecodeShape(128, 4, 3, 396),
+    DecodeShape(128, 4, 3, 128, 1), DecodeShape(64, 4, 5, 128, 1), DecodeShape(64, 4, 5, 256),
+    DecodeShape(64, 8, 7, 64, 1), DecodeShape(64, 8, 5, 128, 1),
+    DecodeShape(64, 8, 5, 256), DecodeShape(64, 4, 9, 64, 1), DecodeShape(128, 8, 3, 128, 1),
 ]  # fmt: skip
 WIDE = [None, (32, 3, 4), (32, 4, 4), (64, 3, 4), (16, 4, 4), (32, 4, 2), (64, 3, 8)]
 STEPS = [
@@ -46,9 +47,10 @@ STEPS = [
 QUEST = [(32768, 8, 1024), (32768, 8, 4096), (131072, 8, 1024), (32768, 32, 1024), (32768, 1, 1024), (32768, 16, 1024)]
 KEPT = [(32768, 32, 4096), (32768, 8, 4096), (131072, 8, 12800)]
 KEPT_SHAPES = [
-    *ATTEND, DecodeShape(128, 4, 2, 1024), DecodeShape(128, 4, 2, 132), DecodeShape(128, 8, 5, 132),
-    DecodeShape(64, 4, 7, 132), DecodeShape(64, 8, 7, 132), DecodeShape(64, 8, 9, 132), DecodeShape(64, 4, 5, 264),
-    DecodeShape(128, 4, 3, 264), DecodeShape(64, 4, 5, 396), DecodeShape(128, 4, 3, 1024), DecodeShape(64, 8, 5, 528),
+    *ATTEND, DecodeShape(128, 4, 2, 1024), DecodeShape(128, 4, 2, 132, 1), DecodeShape(128, 8, 5, 132, 1),
+    DecodeShape(64, 4, 7, 132, 1), DecodeShape(64, 8, 7, 132, 1), DecodeShape(64, 8, 9, 132, 1),
+    DecodeShape(64, 4, 5, 264, 1), DecodeShape(128, 4, 3, 264, 1), DecodeShape(64, 4, 5, 396),
+    DecodeShape(128, 4, 3, 1024), DecodeShape(64, 8, 5, 528),
 ]  # fmt: skip
 START = time.monotonic()
 RESULTS: list[dict[str, Any]] = []

@@ -14,8 +14,8 @@ from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods.quest import PageLists
 from sparsekernels.virtual import VirtualCache, VirtualLists, virtual_cache
 
-MOST_PAGES_RANKED_BY_ALL = 1 << 12
-"""Up to here every part of a row ranks all of its pages; beyond, one program does in a launch of its own (measured)."""
+MOST_PAGES_RANKED_BY_ALL, FEWEST_ROWS_RANKED_BY_ALL = 1 << 12, 32
+"""Within these, every part of a row ranks all of its pages; else one program does in a launch of its own (measured)."""
 
 
 def page_units(cache: VirtualCache, lists: PageLists) -> VirtualLists:
@@ -79,7 +79,8 @@ def attend_best_pages(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    if share_pages and kv.block_table.shape[1] * kv.page_size // page_size <= MOST_PAGES_RANKED_BY_ALL:
+    pages, rows = kv.block_table.shape[1] * kv.page_size // page_size, q.shape[0] * kv.num_kv_heads
+    if share_pages and pages <= MOST_PAGES_RANKED_BY_ALL and rows >= FEWEST_ROWS_RANKED_BY_ALL:
         return quest_step(
             q, store, kv.keys, kv.values, kv.block_table, seq_lens, budgets, page_size=page_size,
             max_budget=max_budget, scale=scale, out=out, skip_empty=skip_empty, new_keys=new_keys,

@@ -30,6 +30,8 @@ class DecodeShape:
     """Loads in flight."""
     programs: int
     """Programs that a launch should have, where there is work for so many."""
+    fewest: int = 4
+    """Splits of a list in any case, where it is long enough."""
 
 
 SHAPE = DecodeShape(tile=128, warps=4, stages=2, programs=256)
@@ -52,7 +54,7 @@ class Scratch:
 
 def num_splits(rows: int, max_tokens: int, shape: DecodeShape = SHAPE) -> int:
     """Splits for `rows` lists of at most `max_tokens`: enough programs for an H200 without a long merge (measured)."""
-    return max(1, min(shape.programs // rows, -(-max_tokens // shape.tile), 64))
+    return max(1, min(max(shape.fewest, shape.programs // rows), -(-max_tokens // shape.tile), 64))
 
 
 def new_scratch(

@@ -38,11 +38,11 @@ MAX_PAGES = 1 << 13
 class StepShape:
     """How the second launch is cut."""
 
-    programs: int = 128
+    programs: int = 256
     tile: int = 64
     """Tokens that a part attends to at once."""
     warps: int = 8
-    stages: int = 5
+    stages: int = 3
 
 
 @triton.jit

@@ -220,6 +220,7 @@ def test_a_whole_quest_step_takes_in_new_keys_and_skips_rows_without_tokens(monk
     slots = kv.block_table.gather(1, (position // 16)[:, None].long())[:, 0] * 16 + position % 16
     slots[2], seq_lens[2] = -1, 0
     budgets, outs, stores = torch.tensor([48, 16, 32, 64], dtype=torch.int32), [], []
+    monkeypatch.setattr(fused_decode, "FEWEST_ROWS_RANKED_BY_ALL", 1)
     for most in (0, 4096):
         monkeypatch.setattr(fused_decode, "MOST_PAGES_RANKED_BY_ALL", most)
         store = torch.randn(kv.keys.shape[0], 2, 2, 16, generator=torch.Generator().manual_seed(1))
