@@ -3,7 +3,8 @@
     PYTHONPATH=.:kernels python benchmarks/eta_backtest.py --store URL CAMPAIGN [--json]
 
 For each share of the work done, the estimate is made from the outcomes recorded by then alone, as `frontier watch`
-makes it, and held against what the rest really took. Engine loads lie before the first outcome and are left out.
+makes it, and held against what the rest really took. Engine loads lie before the first outcome and are left out. Which
+requests were in flight at that moment, and since when, is taken from their later outcomes; `watch` asks the workers.
 """
 
 from __future__ import annotations
@@ -113,9 +114,12 @@ def _point(record: Sequence[Done], share: float, begin: float) -> Point:
     number = max(1, int(share * len(record)))
     seen, rest = record[:number], record[number:]
     now, end = seen[-1].at, record[-1].at
-    in_flight = sum(done.seconds for done in seen) / max(now - begin, 1e-9)
+    begun = [now - (done.at - done.seconds) for done in rest if done.at - done.seconds < now]
+    in_flight = (sum(done.seconds for done in seen) + sum(begun)) / max(now - begin, 1e-9)
     scale = sum(done.seconds for done in seen) / sum(done.predicted for done in seen)
-    found = estimate(_left(rest, scale), _observations(seen, scale), num_gpus=in_flight, use=1.0)
+    found = estimate(
+        _left(rest, scale), _observations(seen, scale), num_gpus=in_flight, use=1.0, begun_seconds=sum(begun)
+    )
     actual = end - now
     return Point(
         share=share,

@@ -31,7 +31,8 @@ class CellRecord:
 def forecast(records: Sequence[CellRecord], num_in_flight: float) -> Eta | None:
     """The seconds left while `num_in_flight` requests run at once; None while too little is known.
 
-    By Little's law work leaves as fast as requests in flight divided by the seconds that each takes.
+    By Little's law work leaves as fast as requests in flight divided by the seconds that each takes; those in flight
+    have had half of theirs, on average.
     """
     recorded = sum(r.num_recorded for r in records)
     scale = sum(r.predicted_seconds * r.num_recorded for r in records)
@@ -53,6 +54,7 @@ def forecast(records: Sequence[CellRecord], num_in_flight: float) -> Eta | None:
         ],
         num_gpus=num_in_flight,
         use=1.0,
+        begun_seconds=num_in_flight * seconds / recorded / 2,
     )
     return Eta(low_seconds=result.low_seconds, high_seconds=result.high_seconds)
 

@@ -11,6 +11,8 @@ from orchestrator.domain.cost_correction import Correction, Effect, Kind, Observ
 
 Z_90 = 1.645
 """Half width of a 90 % interval in standard deviations."""
+LEAST_LEFT = 0.02
+"""Of the work left, whatever has begun of it."""
 DEFAULT_USE = 0.95
 """Share of GPU time that is useful work before a campaign has shown its own."""
 
@@ -51,14 +53,19 @@ def estimate(
     *,
     num_gpus: float,
     use: float = DEFAULT_USE,
+    begun_seconds: float = 0.0,
 ) -> Eta:
-    """The estimate for `num_gpus` GPUs of which the share `use` does useful work (the campaign's own, once known)."""
+    """The estimate for `num_gpus` GPUs of which the share `use` does useful work (the campaign's own, once known).
+
+    `begun_seconds`: what the samples in flight, which `left` counts whole, have had already.
+    """
     correction = learn(observations)
     work = [(item, correction.factor(item.kind) * item.predicted_seconds * item.gpus) for item in left]
     seconds = sum(corrected for _, corrected in work)
     if seconds <= 0:
         return Eta(seconds=0.0, low_seconds=0.0, high_seconds=0.0, gpu_hours_left=0.0)
     sigma = _relative_sigma(work, correction) * Z_90
+    seconds = max(seconds - begun_seconds, seconds * LEAST_LEFT)
     wall = seconds / max(num_gpus * use, 1e-9)
     return Eta(
         seconds=wall, low_seconds=wall * exp(-sigma), high_seconds=wall * exp(sigma), gpu_hours_left=seconds / 3600
