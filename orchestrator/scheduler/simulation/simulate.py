@@ -178,9 +178,9 @@ class Simulation:
         return self._cost.engines[engine_key(engine)].load_seconds * self._scenario.load_scale
 
     def _offered(self, until: float) -> float:
-        away = sum(min(o.end, until) - o.start for o in self._trace.outages if o.start < until)
-        per_node = self._nodes[0].num_gpus
-        return self._fleet.num_gpus * until - away * per_node
+        gpus = {node.name: node.num_gpus for node in self._nodes}
+        away = sum((min(o.end, until) - o.start) * gpus[o.node] for o in self._trace.outages if o.start < until)
+        return self._fleet.num_gpus * until - away
 
     def _least_loads(self, makespan: float) -> int:
         seconds: dict[str, float] = {}
