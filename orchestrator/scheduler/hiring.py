@@ -15,6 +15,8 @@ from workers.engine import GANGS_BY_GPU, EngineSpec
 
 LOAD_SECONDS = 120.0
 """Assumed for an engine until one of its kind has loaded."""
+UNKNOWN_SHARE = 1 / 3
+"""Most of a node's walltime that an assumed load takes: a guess must not keep the first engine from being tried."""
 
 
 class Hiring:
@@ -42,7 +44,7 @@ class Hiring:
         members = list(members)
         working = Counter(m.engine_key for m in members if m.is_up and m.num_held)
         self._pace.note({key: work.seconds for key, work in left.items()}, working, now)
-        return self._mix.choose(nodes, self._demands(left, members, set(barred)), now)
+        return self._mix.choose(nodes, self._demands(left, members, set(barred), _assumed_load(nodes)), now)
 
     def leavers(
         self, nodes: Sequence[Node], left: Mapping[str, Remaining], members: Sequence[Member], now: float
@@ -50,11 +52,15 @@ class Hiring:
         """At most one worker of a kind that can finish in time without it, while another kind cannot."""
         leaving = [member for member in members if member.told_to_drain]
         here = [member for member in members if not member.told_to_drain and member.is_up]
-        key = self._mix.makes_way(_soon_free(nodes, leaving), self._demands(left, members, set()), now)
+        key = self._mix.makes_way(
+            _soon_free(nodes, leaving), self._demands(left, members, set(), _assumed_load(nodes)), now
+        )
         own = [member for member in here if member.engine_key == key]
         return [min(own, key=lambda m: m.num_held)] if own else []
 
-    def _demands(self, left: Mapping[str, Remaining], members: Iterable[Member], barred: set[str]) -> list[Demand]:
+    def _demands(
+        self, left: Mapping[str, Remaining], members: Iterable[Member], barred: set[str], assumed_load: float
+    ) -> list[Demand]:
         staff = Counter(member.engine_key for member in members if not member.told_to_drain)
         found = []
         for key, engine in self._engines.items():
@@ -67,11 +73,17 @@ class Hiring:
                     gpus={"": engine.tensor_parallel, **engine.options.get(GANGS_BY_GPU, {})},
                     remaining_seconds=work.seconds * self._pace.factor(key),
                     num_engines=staff[key],
-                    load_seconds=self._load_seconds.get(key, LOAD_SECONDS),
+                    load_seconds=self._load_seconds.get(key, assumed_load),
                     max_engines=staff[key] + work.num_shards,
                 )
             )
         return found
+
+
+def _assumed_load(nodes: Sequence[Node]) -> float:
+    """Seconds that a load of a kind never seen is taken to last."""
+    ends = [node.seconds_left for node in nodes if node.seconds_left is not None]
+    return max(0.0, min([LOAD_SECONDS, *(left * UNKNOWN_SHARE for left in ends)]))
 
 
 def _soon_free(nodes: Sequence[Node], leaving: Iterable[Member]) -> list[Node]:
