@@ -41,14 +41,20 @@ def _choose_v2(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Model runner V2: full graphs are for batches of uniform query length; else claim that this one is not uniform."""
+    """Model runner V2: full graphs are for batches of uniform or bounded query length; claim that this has neither."""
     from vllm.config.compilation import CUDAGraphMode
 
     found = dispatch(num_reqs, num_tokens, uniform, *args, **kwargs)
     if found.cg_mode == CUDAGraphMode.FULL and wants(found.num_tokens):
         # Padded as for the stock graph, but through the model's forward, where ours is replayed.
         return replace(found, cg_mode=CUDAGraphMode.NONE)
-    return dispatch(num_reqs, num_tokens, None, *args, **kwargs)
+    if "max_query_len" in kwargs:
+        kwargs["max_query_len"] = None
+    other = dispatch(num_reqs, num_tokens, None, *args, **kwargs)
+    if other.cg_mode != CUDAGraphMode.FULL:
+        return other
+    # A full graph for batches of any shape: it would replay without our `forward`.
+    return replace(other, cg_mode=CUDAGraphMode.NONE, num_tokens=num_tokens, num_reqs=num_reqs)
 
 
 def _choose_v1(dispatch: Callable[..., Any], _: Wants, *args: Any, **kwargs: Any) -> Any:

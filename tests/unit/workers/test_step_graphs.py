@@ -135,6 +135,15 @@ def test_a_shape_is_captured_when_it_has_come_often_and_then_replayed(made: Any)
     assert layer.prepared == [[[0], [100 + CAPTURE_AFTER]]]
 
 
+def test_a_full_graph_for_any_batch_is_never_taken_for_a_sparse_step(made: Any) -> None:
+    session, runner, *_ = made
+    runner.cudagraph_manager = SimpleNamespace(dispatch=lambda *_: step_of(FULL, 2), pool=None)
+    guard_graphs(runner, session.is_stock)
+    schedule(session, 100, {"a": QUEST}, new=True)
+    chosen = runner.cudagraph_manager.dispatch(1, 1, 1)
+    assert (chosen.cg_mode, chosen.num_tokens, chosen.num_reqs) == (NONE, 1, 1)
+
+
 def test_dense_steps_keep_the_stock_graph(made: Any) -> None:
     session, runner, graphs, _ = made
     schedule(session, 100, {"a": {}, "b": {}}, new=True)
