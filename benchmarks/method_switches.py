@@ -3,7 +3,8 @@
     frontier bench switches --model FOLDER [--requests 200] [--length 300]
 
 One request at a time. First each method alone, request after request; then all methods in turn. The extra latency of a
-switch is a request's latency in the second part, less the median of its method in the first. Weights are loaded once.
+switch is a request's latency in the second part, less the median of its method in the first. The same difference over
+the first part's own requests, where nothing switches, shows what of it is noise. Weights are loaded once.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def measure(engine: VllmEngine, requests: int, length: int, tokens: int) -> dict
     for name in names:  # the first of a kind compiles
         alone.seconds(name)
     rounds = max(10, requests // len(names))
-    steady = {name: median([alone.seconds(name) for _ in range(rounds)]) for name in names}
+    apart = {name: [alone.seconds(name) for _ in range(rounds)] for name in names}
+    steady = {name: median(seconds) for name, seconds in apart.items()}
+    noise = [one - steady[name] for name, seconds in apart.items() for one in seconds]
     order = [names[i % len(names)] for i in range(requests)]
     extra = [alone.seconds(name) - steady[name] for name in order]
     return {
@@ -71,6 +74,7 @@ def measure(engine: VllmEngine, requests: int, length: int, tokens: int) -> dict
         "steady_ms": {name: 1000 * seconds for name, seconds in steady.items()},
         "extra_median_ms": 1000 * median(extra),
         "extra_p95_ms": 1000 * quantiles(extra, n=20)[-1],
+        "without_switches_p95_ms": 1000 * quantiles(noise, n=20)[-1],
     }
 
 
