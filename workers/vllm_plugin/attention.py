@@ -61,22 +61,16 @@ class SparseAttention:
         **kwargs: Any,
     ) -> Tensor:
         step = self.session.step if self.session is not None and self._full_attention() else None
-        if step is not None:
-            self._run_step(layer, query, key, value, kv_cache, attn_metadata, output, step)
-            return output
-        plan = self._plan(attn_metadata)
-        if plan is None or plan.is_stock:
+        plan = self._plan(attn_metadata) if step is None else None
+        if step is None and (plan is None or plan.is_stock):
             return super().forward(  # type: ignore[misc,no-any-return]
                 layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
             )
-        self._dense(layer, query, key, value, kv_cache, attn_metadata, output, plan)
         call = LayerCall(layer.layer_name, query, key, output, kv_cache, attn_metadata)
-        if plan.prefill:
-            self._prefill(call, plan.prefill)
-        if plan.voting:
-            self._vote(call, plan.voting)
-        if plan.decode:
-            self._decode(call, plan.decode)
+        if step is not None:
+            self._run_step(layer, value, call, step)
+        elif plan is not None:
+            self._run_plan(layer, value, call, plan)
         return output
 
     # what a backend adds -------------------------------------------------------------------------------------
@@ -112,43 +106,36 @@ class SparseAttention:
             return None
         return self.session.plan()
 
-    def _run_step(
-        self,
-        layer: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cache: Tensor,
-        metadata: Any,
-        out: Tensor,
-        step: Step,
-    ) -> None:
+    def _run_plan(self, layer: Any, value: Tensor, call: LayerCall, plan: Plan) -> None:
+        """All rows of a mixed step, treatment by treatment."""
+        self._dense(layer, value, call, plan)
+        if plan.prefill:
+            self._prefill(call, plan.prefill)
+        if plan.voting:
+            self._vote(call, plan.voting)
+        if plan.decode:
+            self._decode(call, plan.decode)
+
+    def _run_step(self, layer: Any, value: Tensor, call: LayerCall, step: Step) -> None:
         """All rows of a step of decode rows alone; the dense ones first, since they write zeros for the others."""
         if step.shape.has_dense:
             if step.dense_metadata is None:
-                step.dense_metadata = self._step_metadata(metadata, step)
-            super().forward(layer, query, key, value, cache, step.dense_metadata, out)  # type: ignore[misc]
-        self._decode_step(LayerCall(layer.layer_name, query, key, out, cache, metadata), step)
+                step.dense_metadata = self._step_metadata(call.metadata, step)
+            super().forward(  # type: ignore[misc]
+                layer, call.query, call.key, value, call.cache, step.dense_metadata, call.output
+            )
+        self._decode_step(call, step)
 
-    def _dense(
-        self,
-        layer: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cache: Tensor,
-        metadata: Any,
-        out: Tensor,
-        plan: Plan,
-    ) -> None:
+    def _dense(self, layer: Any, value: Tensor, call: LayerCall, plan: Plan) -> None:
         if not plan.dense:
             return
-        rows = getattr(metadata, "frontier_dense", None)
+        rows = getattr(call.metadata, "frontier_dense", None)
         if rows is None:
-            rows = metadata.frontier_dense = self._dense_rows(metadata, plan.dense, query.device)
-        part = torch.empty_like(query[rows.tokens])
-        super().forward(layer, query[rows.tokens], key, value, cache, rows.metadata, part)  # type: ignore[misc]
-        out[rows.tokens] = part
+            rows = call.metadata.frontier_dense = self._dense_rows(call.metadata, plan.dense, call.query.device)
+        query = call.query[rows.tokens]
+        part = torch.empty_like(query)
+        super().forward(layer, query, call.key, value, call.cache, rows.metadata, part)  # type: ignore[misc]
+        call.output[rows.tokens] = part
 
     def _dense_rows(self, metadata: Any, spans: tuple[Span, ...], device: torch.device) -> DenseRows:
         starts, index = [0], []

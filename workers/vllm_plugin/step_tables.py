@@ -168,7 +168,6 @@ class Step:
     """int64 [rows]: cache slot of each row's own key, −1 for rows of other methods."""
     dense_metadata: Any = None
     """Stock metadata of the dense rows, made by the first layer."""
-    scratch: Any = None
 
     @classmethod
     def start(cls, shape: StepShape, tables: StepTables, max_model_len: int, slot_mapping: Tensor) -> Step:
