@@ -16,6 +16,7 @@ from itertools import islice
 
 from workers.engine import Engine, EngineFacts, EngineProgress
 from workers.exchange import (
+    RECORDS_A_REPORT,
     AttemptEnd,
     Condition,
     Record,
@@ -30,7 +31,6 @@ from workers.failures import EngineError, Failure, FailureKind
 from workers.runner import ShardRunner
 from workers.source import SampleSource, TaskSource
 
-RECORDS_A_REPORT = 4000
 _IDLE_SECONDS = 0.005
 _POLL_SECONDS = 0.05
 _STUCK_GRACE_SECONDS = 5.0
@@ -81,7 +81,7 @@ class WorkerCore:
             self._forget_acknowledged(message.acknowledged)
             self._accept(message)
             self._watch()
-            return self._report(message.seen)
+            return self._report(message.seen, message.room)
 
     def close(self, wait_seconds: float = 5.0) -> None:
         """End the loop and shut the engine down."""
@@ -113,11 +113,11 @@ class WorkerCore:
             self._records.popleft()
             self._first_record += 1
 
-    def _report(self, seen: int) -> WorkerReport:
+    def _report(self, seen: int, room: int) -> WorkerReport:
         runner = self._runner
         first = max(self._first_record, seen + 1)
         start = first - self._first_record
-        records = tuple(islice(self._records, start, start + RECORDS_A_REPORT))
+        records = tuple(islice(self._records, start, start + min(room, RECORDS_A_REPORT)))
         return WorkerReport(
             name=self.start.name,
             condition=self._condition(),

@@ -15,6 +15,9 @@ from workers.engine import EngineFacts, EngineProgress, EngineSpec
 from workers.failures import Failure
 from workers.protocol import SampleOutcome, ShardOrder
 
+RECORDS_A_REPORT = 4000
+"""No report has more records than this."""
+
 
 class Condition(StrEnum):
     """What a worker says of itself."""
@@ -108,6 +111,8 @@ class WorkerMessage:
     """Take no more work and be done within this time."""
     prove: bool = False
     """Run the known prompts as soon as the engine is empty."""
+    room: int = RECORDS_A_REPORT
+    """Records that the orchestrator can take in now; the worker keeps the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

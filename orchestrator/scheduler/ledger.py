@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.states import CampaignState
@@ -21,7 +22,7 @@ from workers.exchange import AttemptEnd, CanaryResult, Record, unproven_after
 from workers.failures import FailureKind
 from workers.protocol import SampleOutcome
 
-OUTCOMES_A_COMMIT = 10_000
+RECORDS_A_COMMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,26 @@ class Committed:
 
 
 def record_heard(connection: Connection, fence: Fence, members: Sequence[Member], policy: RetryPolicy) -> Committed:
-    """Write the backlogs, oldest first, up to a bounded number of outcomes."""
+    """Write the backlogs, oldest first, up to a bounded number of records, each worker its share."""
     grip = hold(connection, fence)
     done = Committed(grip)
     note_loaded(connection, grip, members)
-    room = OUTCOMES_A_COMMIT
-    for member in members:
-        taken = [member.backlog[i] for i in range(min(len(member.backlog), max(room, 0)))]
-        room -= len(taken)
-        done.num_records[member.id] = len(taken)
-    batch = {m.id: [m.backlog[i] for i in range(done.num_records[m.id])] for m in members}
+    done.num_records = _shares(members)
+    batch = {m.id: list(islice(m.backlog, done.num_records[m.id])) for m in members}
     done.unproven = {m.id for m in members if unproven_after(batch[m.id], m.unproven)}
     for part in _in_order(batch):
         _write(connection, grip, part, policy, done)
     return done
+
+
+def _shares(members: Sequence[Member]) -> dict[int, int]:
+    """How many records of each to write now: what the small backlogs leave of their share goes to the large ones."""
+    room, shares = RECORDS_A_COMMIT, {}
+    by_size = sorted(members, key=lambda m: len(m.backlog))
+    for place, member in enumerate(by_size):
+        shares[member.id] = min(len(member.backlog), -(-room // (len(by_size) - place)))
+        room -= shares[member.id]
+    return shares
 
 
 def _in_order(batch: Mapping[int, Sequence[Record]]) -> list[dict[int, list[Record]]]:

@@ -12,7 +12,7 @@ from orchestrator.scheduler import ledger
 from orchestrator.scheduler.crew import Crew, Departure, departure_of_distrusted, departure_of_missing
 from orchestrator.scheduler.feeding import Feeder
 from orchestrator.scheduler.ledger import Committed
-from orchestrator.scheduler.member import Member
+from orchestrator.scheduler.member import Member, most_backlog
 from orchestrator.scheduler.orders import shard_order
 from orchestrator.scheduler.outage import Outage
 from orchestrator.scheduler.pool import WorkerPool
@@ -110,8 +110,12 @@ class CampaignLoop:
         """Send what each free worker should know and take in what comes back."""
         release = self.state is CampaignState.PAUSED
         self._pace()
-        free = self._pool.free()
-        messages = {m.name: m.message(self._fence.epoch, release=release) for m in self._crew.all() if m.name in free}
+        free, most = self._pool.free(), most_backlog(len(self._crew.members))
+        messages = {
+            m.name: m.message(self._fence.epoch, release=release, most_backlog=most)
+            for m in self._crew.all()
+            if m.name in free
+        }
         try:
             answers = self._pool.exchange(messages, self._settings.tick_seconds)
         except StaleOrchestrator as stale:

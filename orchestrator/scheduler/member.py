@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from workers.core import RECORDS_A_REPORT
 from workers.engine import EngineSpec
-from workers.exchange import Condition, Record, WorkerMessage, WorkerReport
+from workers.exchange import RECORDS_A_REPORT, Condition, Record, WorkerMessage, WorkerReport
 from workers.protocol import ShardOrder
 
 _SPEED_MEMORY_SECONDS = 60.0
 _LEAST_NOTES = 5
 _ASK_AGAIN_SECONDS = 10.0
 MOST_BACKLOG = 2000
-"""Records of one worker that are kept here while the store is away; about 2 KB each."""
+"""Records of one worker that are kept here; about 2 KB each."""
+MOST_BACKLOGS = 60_000
+"""The same of all workers together: what does not fit stays with the workers."""
+
+
+def most_backlog(num_members: int) -> int:
+    """Each worker's share of the records that are kept here."""
+    return max(1, min(MOST_BACKLOG, MOST_BACKLOGS // max(1, num_members)))
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +45,9 @@ class Member:
     open: set[int] = field(default_factory=set)
     """Attempts that the store calls current."""
     delivered: set[int] = field(default_factory=set)
-    """Of these, the ones whose orders have reached the worker."""
+    """Of these, the ones that its latest report must know: sent before it answered."""
+    sent: dict[int, int] = field(default_factory=dict)
+    """Those on their way, with their samples: no report has answered the message with their orders yet."""
     unproven: bool = False
     """Completions of it are in the store that no canary has vouched for yet."""
     proof_wanted: bool = False
@@ -49,6 +57,11 @@ class Member:
     drain_seconds: float | None = None
     told_to_drain: bool = False
     report: WorkerReport | None = None
+    """Its latest, without the records: they are in the backlog."""
+    asked: int = RECORDS_A_REPORT
+    """Records that it was last asked for."""
+    num_sent: int = 0
+    """Records that it last sent; as many as asked: there may be more."""
     num_uncounted: int = 0
     """Outcomes recorded since its row was last written."""
     num_spooled: int = 0
@@ -59,12 +72,12 @@ class Member:
     def num_held(self) -> int:
         """Samples that it still has to do, those on their way included."""
         working = self.report.num_pending + self.report.progress.num_in_flight if self.report else 0
-        return working + sum(len(order.indices) for order in self.outbox)
+        return working + sum(self.sent.values()) + sum(len(order.indices) for order in self.outbox)
 
     @property
     def has_told_all(self) -> bool:
         """Every record that it holds has been taken in."""
-        return not self.backlog and self.report is not None and not self.report.records
+        return not self.backlog and self.report is not None and self.num_sent == 0 < self.asked
 
     @property
     def is_quiet(self) -> bool:
@@ -76,8 +89,9 @@ class Member:
         """Nothing to do, nothing to tell."""
         return self.is_quiet and not self.open
 
-    def message(self, epoch: int, *, release: bool) -> WorkerMessage:
-        """What to tell it next; orders are sent once."""
+    def message(self, epoch: int, *, release: bool, most_backlog: int = MOST_BACKLOG) -> WorkerMessage:
+        """What to tell it next; orders are sent once. Of its records only those are wanted that fit here."""
+        self.asked = min(RECORDS_A_REPORT, max(0, most_backlog - len(self.backlog)))
         message = WorkerMessage(
             epoch=epoch,
             orders=tuple(self.outbox),
@@ -87,9 +101,10 @@ class Member:
             release=release,
             drain_seconds=None if self.condition in (Condition.DRAINING, Condition.DRAINED) else self.drain_seconds,
             prove=self.proof_wanted,
+            room=self.asked,
         )
         self.proof_wanted = False
-        self.delivered.update(order.attempt_id for order in self.outbox)
+        self.sent |= {order.attempt_id: len(order.indices) for order in self.outbox}
         self.told_to_drain |= self.drain_seconds is not None
         self.outbox = []
         self.withdrawn.clear()
@@ -101,11 +116,14 @@ class Member:
             self.proof_wanted, self.proof_asked_at = True, now
 
     def hear(self, report: WorkerReport, now: float) -> None:
-        """Take in a report: its new records join the backlog, in order; those beyond its size stay with the worker."""
-        self.heard_at, self.report, self.condition = now, report, report.condition
+        """Take in a report: its new records join the backlog, in order; those not asked for stay with the worker."""
+        self.heard_at, self.report, self.condition = now, replace(report, records=()), report.condition
+        self.num_sent = len(report.records)
+        self.delivered |= self.sent.keys()
+        self.sent.clear()
         if self.seen < report.first_record - 1:  # adopted: an earlier orchestrator acknowledged those before
             self.seen = self.acknowledged = report.first_record - 1
-        new = report.records[self.seen + 1 - report.first_record :][: max(0, MOST_BACKLOG - len(self.backlog))]
+        new = report.records[self.seen + 1 - report.first_record :][: self.asked]
         self.backlog.extend(new)
         self.seen += len(new)
 
@@ -139,7 +157,10 @@ class Member:
         return held - self.open
 
     def vanished(self) -> set[int]:
-        """Attempts that were delivered and that it no longer knows: lost on the way."""
-        if self.report is None or self.backlog or len(self.report.records) >= RECORDS_A_REPORT:
+        """Attempts that were delivered and that it no longer knows: lost on the way.
+
+        Its report must answer a later message and hold all of its records, the ends of attempts among them.
+        """
+        if self.report is None or self.backlog or self.num_sent >= self.asked:
             return set()
         return (self.open & self.delivered) - set(self.report.attempts)

@@ -13,7 +13,7 @@ from orchestrator.domain.states import Ending, ShardState
 from orchestrator.store import events, leases
 from orchestrator.store.campaigns import Grip
 from orchestrator.store.counting import add_to_attempts, add_to_cells, add_to_shards
-from orchestrator.store.dialect import insert_new
+from orchestrator.store.dialect import insert_all, insert_new
 from orchestrator.store.events import Event
 from orchestrator.store.leases import OpenAttempt
 from orchestrator.store.schema import attempts, completions, failures, outcomes, shards, suspects
@@ -122,8 +122,7 @@ def _write_texts(connection: sa.Connection, new: _Pairs) -> None:
         for outcome, attempt in new
         if outcome.completion
     ]
-    if rows:
-        connection.execute(sa.insert(completions), rows)
+    insert_all(connection, completions, rows)
 
 
 def _write_failures(connection: sa.Connection, grip: Grip, new: _Pairs) -> None:
@@ -147,8 +146,7 @@ def _write_failures(connection: sa.Connection, grip: Grip, new: _Pairs) -> None:
         for outcome, attempt in new
         if outcome.failure is not None
     ]
-    if rows:
-        connection.execute(sa.insert(failures), rows)
+    insert_all(connection, failures, rows)
 
 
 def _clear_suspects(connection: sa.Connection, new: _Pairs) -> None:

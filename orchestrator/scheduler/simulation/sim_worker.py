@@ -82,7 +82,7 @@ class SimWorker:
         if message.drain_seconds is not None and self.drained_at is None:
             self.drained_at = now + message.drain_seconds
             self._give_back(now)
-        return self._report(now, message.seen)
+        return self._report(now, message.seen, message.room)
 
     def lost_seconds(self, now: float) -> float:
         """Engine seconds already spent on samples that have not been reported: what a loss now throws away."""
@@ -155,14 +155,15 @@ class SimWorker:
             seconds_total=item.seconds,
         )
 
-    def _report(self, now: float, seen: int) -> WorkerReport:
+    def _report(self, now: float, seen: int, room: int) -> WorkerReport:
         waiting = sum(item.index is not None for item in self.coming)
         ahead = max(0, waiting - self.start.engine.max_in_flight)
+        start = max(0, seen + 1 - self.first_record)
         return WorkerReport(
             name=self.start.name,
             condition=self._condition(now),
             first_record=max(self.first_record, seen + 1),
-            records=tuple(islice(self.unsafe, max(0, seen + 1 - self.first_record), None)),
+            records=tuple(islice(self.unsafe, start, start + room)),
             attempts=tuple(self.orders),
             num_pending=ahead,
             facts=self._facts() if now >= self.ready_at else None,

@@ -136,6 +136,44 @@ class DeafPool(InlinePool):
         return super().exchange(messages, timeout_seconds)
 
 
+class LatePool(InlinePool):
+    """Workers whose answers take several ticks, as those of a busy cluster do; each has one call under way."""
+
+    def __init__(self, num_workers: int, late_by: int) -> None:
+        super().__init__(num_workers)
+        self._late_by = late_by
+        self._under_way: dict[str, tuple[int, WorkerReport | Gone]] = {}
+
+    def free(self) -> set[str]:
+        return super().free() - set(self._under_way)
+
+    def exchange(
+        self, messages: Mapping[str, WorkerMessage], timeout_seconds: float
+    ) -> Mapping[str, WorkerReport | Gone]:
+        answers = super().exchange(messages, timeout_seconds)
+        self._under_way |= {name: (self._late_by, answer) for name, answer in answers.items()}
+        due = {name: answer for name, (ticks, answer) in self._under_way.items() if ticks == 0}
+        self._under_way = {n: (ticks - 1, a) for n, (ticks, a) in self._under_way.items() if n not in due}
+        return due
+
+
+def test_answers_that_take_several_ticks_cost_no_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No order is taken back because its answer is not there yet, nor because a report had no room for its end."""
+    monkeypatch.setattr("orchestrator.scheduler.member.MOST_BACKLOG", 7)
+    make_campaign(store, options={"seconds": 0.01}, num_samples=60)
+    settings = replace(FAST, look_seconds=0.0)
+    pool, fence = LatePool(2, late_by=5), take_campaign(store, "drill", settings)
+    loop = CampaignLoop(store, fence, load_plan(store, fence), pool, settings)
+    loop.start()
+    finish(loop, seconds=60.0)
+    pool.close()
+    proof = verify_campaign(store)
+    assert proof.is_proven, proof.problems
+    assert not [e for e in views.event_rows(store, limit=10_000) if e.kind in ("released", "refused", "expired")]
+    with store.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(attempts)) == 4 * 60 // 5
+
+
 def test_a_worker_that_wakes_after_its_lease_is_refused(store: Store) -> None:
     make_campaign(store, options={"seconds": 0.05})
     pool = DeafPool(1)
