@@ -1,13 +1,25 @@
-"""How busy the GPUs of this machine are while something runs, as the driver's own counter says."""
+"""How busy this process's GPUs are while something runs, as the driver's own counter says."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
 from typing import Self
 
 INTERVAL_MILLISECONDS = 200
+
+
+def driver_command(*arguments: str) -> list[str]:
+    """`nvidia-smi` about the GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return ["nvidia-smi", *([f"--id={visible}"] if visible else []), *arguments]
+
+
+def driver_query(field: str) -> list[str]:
+    """Command that prints a field of each GPU that this process may use, one number a line."""
+    return driver_command(f"--query-gpu={field}", "--format=csv,noheader,nounits")
 
 
 class DeviceBusy:
@@ -18,10 +30,9 @@ class DeviceBusy:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         try:
             self._process = subprocess.Popen(
-                [*query, f"--loop-ms={INTERVAL_MILLISECONDS}"],
+                [*driver_query("utilization.gpu"), f"--loop-ms={INTERVAL_MILLISECONDS}"],
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
         except OSError:

@@ -76,7 +76,8 @@ def measure_case(run: Run, bench: Bench, length: int, name: str, method: dict[st
     if not alone and "prefill" not in method:
         for n in in_flight:
             run.guarded(f"{label} decode {n}", lambda: bench.decode(length, n, name, method))  # noqa: B023
-    if length in options.sample_lengths and (not options.sample_methods or name in options.sample_methods):
+    every = not options.sample_methods or length in options.all_sample_lengths
+    if length in options.sample_lengths and (every or name in options.sample_methods):
         run.guarded(f"{label} samples", lambda: bench.samples(length, name, method))
 
 
@@ -114,6 +115,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*", help="only these beside dense; default all")
     parser.add_argument("--reference-methods", nargs="*", default=[], help="those of the reference mode; default none")
     parser.add_argument("--sample-methods", nargs="*", default=[], help="whole samples of these alone; default all")
+    parser.add_argument("--all-sample-lengths", type=int, nargs="*", default=[], help="lengths at which all methods do")
     parser.add_argument("--sample-tokens", type=int, default=256, help="output tokens of a whole sample")
     parser.add_argument("--samples-in-flight", type=int, help="whole samples together; default the most in flight")
     parser.add_argument("--grid-length", type=int, help="also the decode grid of a prompt of this length")

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.device_busy import DeviceBusy
+from benchmarks.device_busy import DeviceBusy, driver_query
 from workers.engine import EngineSpec, Generation, GenerationFailure, GenerationRequest
 from workers.failures import EngineError
 from workers.vllm_engine import VllmEngine
@@ -73,10 +73,10 @@ def environment() -> dict[str, Any]:
 
 
 def memory_used_gib() -> float | None:
-    """Device memory in use by everybody, GiB, as the driver says; None without one."""
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    """Memory in use on this process's devices by everybody, GiB, as the driver says; None without one."""
     try:
-        return sum(float(line) for line in subprocess.check_output(query, text=True).split()) / 1024
+        used = subprocess.check_output(driver_query("memory.used"), text=True)
+        return sum(float(line) for line in used.split()) / 1024
     except (OSError, subprocess.CalledProcessError):
         return None
 

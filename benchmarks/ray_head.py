@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.device_busy import driver_command
 from orchestrator.scheduler.chaos.processes import kill_tree, send
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +22,7 @@ MARK = "FRONTIER_RAY_HEAD"
 
 
 class RayHead:
-    """One Ray node of our own: all CPUs, the GPUs that the driver shows. Raises SystemExit when it does not start."""
+    """One Ray node: all CPUs, the GPUs that this process may use. Raises SystemExit when it does not start."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._temporary = Path("/tmp") / f"frontier-ray-{os.getpid()}"
@@ -91,7 +92,7 @@ def device() -> str:
 
 def _listed_gpus() -> list[str]:
     try:
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
+        return subprocess.run(driver_command("-L"), capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return []
 

@@ -1,4 +1,4 @@
-"""Fused decode: Quest selects in one launch, attention over lists is one more; a CUDA graph can capture both."""
+"""Fused decode: Quest selects in two launches, attention over lists is two more; a CUDA graph can capture them all."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 
 from sparsekernels.attend.triton_decode import Scratch, decode_lists
-from sparsekernels.attend.triton_quest import quest_step
 from sparsekernels.decode import KeptAddresses, KeptSlots, with_generated
 from sparsekernels.executors import Executor
 from sparsekernels.index.quest import build_summaries, select, update_summaries
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods.quest import PageLists
 from sparsekernels.virtual import VirtualCache, VirtualLists, virtual_cache
-
-MOST_PAGES_RANKED_BY_ALL, FEWEST_ROWS_RANKED_BY_ALL = 1 << 12, 32
-"""Within these, every part of a row ranks all of its pages; else one program does in a launch of its own (measured)."""
 
 
 def page_units(cache: VirtualCache, lists: PageLists) -> VirtualLists:
@@ -56,40 +52,6 @@ def attend_pages(
         q, kv.keys, kv.values, lists.pages, lists.lengths, page_size=lists.page_size, max_tokens=most, scale=scale,
         out=out, skip_empty=skip_empty, scratch=scratch,
     )  # fmt: skip
-
-
-def attend_best_pages(
-    q: Tensor,
-    kv: KeyValues,
-    store: Tensor,
-    seq_lens: Tensor,
-    budgets: Tensor,
-    *,
-    page_size: int,
-    max_budget: int,
-    share_pages: bool = True,
-    new_keys: tuple[Tensor, Tensor] | None = None,
-    scale: float | None = None,
-    out: Tensor | None = None,
-    skip_empty: bool = False,
-) -> Tensor:
-    """`select`, then `attend_pages` over its lists: a whole Quest step for q [B, Hq, D], in as few launches as pay.
-
-    The arguments are theirs. No synchronisation; capturable in a CUDA graph.
-    """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    pages, rows = kv.block_table.shape[1] * kv.page_size // page_size, q.shape[0] * kv.num_kv_heads
-    if share_pages and pages <= MOST_PAGES_RANKED_BY_ALL and rows >= FEWEST_ROWS_RANKED_BY_ALL:
-        return quest_step(
-            q, store, kv.keys, kv.values, kv.block_table, seq_lens, budgets, page_size=page_size,
-            max_budget=max_budget, scale=scale, out=out, skip_empty=skip_empty, new_keys=new_keys,
-        )  # fmt: skip
-    lists = select(
-        q, store, kv.block_table, seq_lens, budgets, page_size=page_size, cache_page=kv.page_size,
-        max_budget=max_budget, share_pages=share_pages, new_keys=new_keys,
-    )  # fmt: skip
-    return attend_pages(q, kv, lists, executor=Executor.TRITON, scale=scale, out=out, skip_empty=skip_empty)
 
 
 def attend_kept(

@@ -145,6 +145,6 @@ def tokens_read(span: Span) -> float:
 def _num_kept(request: RequestState) -> float:
     """Prompt entries left per KV head, the mean over the layers: asked of the device once."""
     if request.num_kept is None:
-        shares = [float(kept.share) for kept in request.kept.values()]
+        shares = [kept.share for kept in request.kept.values()]
         request.num_kept = request.prompt_length * sum(shares) / len(shares)
     return request.num_kept

@@ -92,19 +92,21 @@ class SparseMethods:
             if seen is not None:
                 request.kept[name] = Kept.of(seen, cache.block_table[0], cache.page_size, adaptive=True)
             return
-        votes = self._votes(queries, cache, request.prompt_length, method)
-        kept = snapkv.keep(votes, method, self.ranks.gather_votes)
-        # To cut the lists to the longest, the host must know the counts: on a GPU it would wait for them.
-        cut = method.name == "ada_snapkv" and queries.device.type == "cpu"
-        request.kept[name] = Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=cut)
+        request.kept[name] = self._keep(queries, cache, request.prompt_length, method)
 
-    def _votes(self, queries: Tensor, cache: KeyValues, length: int, method: Any) -> Tensor:
-        """Smoothed votes [KV heads, length] of the last rows `queries` over the one sequence in `cache`."""
+    def _keep(self, queries: Tensor, cache: KeyValues, length: int, method: Any) -> Kept:
+        """What the last rows `queries` vote to keep of the one sequence in `cache`."""
         if self.executor == "reference":
-            return votes_by_head(queries, cache.gather(0, length)[0], method, self.scale)
-        from sparsekernels.index import votes
+            votes = votes_by_head(queries, cache.gather(0, length)[0], method, self.scale)
+            kept = snapkv.keep(votes, method, self.ranks.gather_votes)
+            return Kept.of(kept, cache.block_table[0], cache.page_size, adaptive=method.name == "ada_snapkv")
+        from sparsekernels.index.keep import keep_slots
+        from sparsekernels.index.votes import votes as fused_votes
 
-        return votes.votes(queries, virtual_cache(cache), length, method, self.scale)
+        smoothed = fused_votes(queries, virtual_cache(cache), length, method, self.scale)
+        table = cache.block_table[0]
+        slots, counts = keep_slots(smoothed, method, table, cache.page_size, self.ranks.gather_votes)
+        return Kept(slots, counts, length)
 
     @property
     def decoder(self) -> Decoder:

@@ -61,8 +61,11 @@ class Kept:
     counts: Any
     """int32 [KV heads]."""
     prompt_length: int
-    share: Any
-    """0-d tensor: share of the prompt's entries kept, the mean over this rank's heads."""
+
+    @property
+    def share(self) -> float:
+        """Share of the prompt's entries kept, the mean over this rank's heads; waits for the device."""
+        return float(self.counts.double().mean()) / self.prompt_length
 
     @classmethod
     def of(cls, kept: Any, block_table: Any, cache_page: int, *, adaptive: bool) -> Kept:
@@ -70,7 +73,7 @@ class Kept:
         tokens = kept.tokens[:, : int(kept.counts.max())] if adaptive else kept.tokens
         tokens = tokens.long()
         slots = block_table.long()[tokens // cache_page] * cache_page + tokens % cache_page
-        return cls(slots.int(), kept.counts.int().contiguous(), kept.prompt_length, kept.kept_share())
+        return cls(slots.int(), kept.counts.int().contiguous(), kept.prompt_length)
 
 
 @dataclass(slots=True)

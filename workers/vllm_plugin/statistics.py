@@ -28,7 +28,7 @@ def make_report(state: RequestState, num_decode_steps: int) -> Report:
     return Report(
         density_prefill=tuple(densities.values()),
         density_decode=state.decode.density(num_decode_steps),
-        kv_kept=tuple(float(k.share) for k in state.kept.values()),
+        kv_kept=tuple(k.share for k in state.kept.values()),
         num_restarts=state.num_restarts,
         peak_tokens=state.peak_tokens,
     )

@@ -70,8 +70,10 @@ def attend_packed(
     G query heads share a list when lists are per KV head, else 1.
     """
     keys, values = cache.paged_view(lists.page_size)
-    # FlashAttention 3 reads pages of whole tiles by bulk copies when a sequence may have more rows than a tile.
-    most = row_block + 1 if lists.page_size % 128 == 0 else row_block
+    # FlashAttention 3 reads pages of whole tiles by bulk copies when a sequence may have more rows than a tile. Those
+    # read whole pages, so there must be no page whose end is unused or beyond the cache.
+    whole = lists.page_size % 128 == 0 and length % lists.page_size == 0 and cache.cache_page % lists.page_size == 0
+    most = row_block + 1 if whole else row_block
     varlen(
         q, keys, values, cu_seqlens_q=cu_seqlens, max_seqlen_q=most, seqused_k=lists.lengths.flatten(),
         max_seqlen_k=length, block_table=lists.table.flatten(0, 1), softmax_scale=scale, causal=True, num_splits=1,

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-"""Decode over listed cache slots in one launch: keys split over programs, the last to arrive merges them.
+"""Decode over listed cache slots: keys split over programs, whose parts a second launch merges.
 
-The merge runs over the splits in order, so two runs give the same bits. Splits depend on shapes alone, so the launch
-can be captured in a CUDA graph.
+The merge is one program for each query head, so it is short however many splits there are, and two runs give the same
+bits. Splits depend on shapes alone, so the launches can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ class DecodeShape:
     """Loads in flight."""
     programs: int
     """Programs that a launch should have, where there is work for so many."""
-    fewest: int = 4
-    """Splits of a list in any case, where it is long enough."""
 
 
-SHAPE = DecodeShape(tile=128, warps=4, stages=2, programs=256)
-FEWEST_COUNTERS = 1 << 14
-GRAIN = 16
-"""Splits end at multiples of so many tokens."""
+FEW_ROWS, MANY_ROWS = DecodeShape(tile=32, warps=4, stages=3, programs=528), DecodeShape(128, 4, 2, 264)
+ROWS_ARE_MANY_FROM = 96
+"""(Request, list) pairs from which MANY_ROWS is the quicker shape (measured)."""
+MOST_SPLITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,59 +43,35 @@ class Scratch:
     """Memory of one decode call; reusable by calls of the same shapes that do not overlap in time."""
 
     partial: Tensor
-    """float32 [rows, splits, group, D]."""
+    """float32 [rows, group, splits, D]."""
     norms: Tensor
-    """float32 [rows, splits, group]."""
-    arrivals: Tensor
-    """int32 [rows], zero between calls."""
+    """float32 [rows, group, splits]."""
 
 
-def num_splits(rows: int, max_tokens: int, shape: DecodeShape = SHAPE) -> int:
-    """Splits for `rows` lists of at most `max_tokens`: enough programs for an H200 without a long merge (measured)."""
-    return max(1, min(max(shape.fewest, shape.programs // rows), -(-max_tokens // shape.tile), 64))
+def shape_for(rows: int) -> DecodeShape:
+    """The shape for `rows` lists."""
+    return FEW_ROWS if rows < ROWS_ARE_MANY_FROM else MANY_ROWS
 
 
-def new_scratch(
-    rows: int, splits: int, group: int, head_size: int, device: torch.device, arrivals: Tensor | None = None
-) -> Scratch:
+def num_splits(rows: int, max_tokens: int) -> int:
+    """Splits for `rows` lists of at most `max_tokens`: enough programs to fill a GPU."""
+    shape = shape_for(rows)
+    return max(1, min(shape.programs // rows, -(-max_tokens // shape.tile), MOST_SPLITS))
+
+
+def new_scratch(rows: int, splits: int, group: int, head_size: int, device: torch.device) -> Scratch:
     """Scratch for lists of `rows` = B · list heads, each read by `group` query heads."""
     return Scratch(
-        torch.empty(rows, splits, group, head_size, dtype=torch.float32, device=device),
-        torch.empty(rows, splits, group, dtype=torch.float32, device=device),
-        torch.zeros(rows, dtype=torch.int32, device=device) if arrivals is None else arrivals,
+        torch.empty(rows, group, splits, head_size, dtype=torch.float32, device=device),
+        torch.empty(rows, group, splits, dtype=torch.float32, device=device),
     )
 
 
-_ZEROS: dict[tuple[torch.device, int | None], list[Tensor]] = {}
-"""Counters by device and stream (None: graphs), never freed, since a graph may name any of them."""
-
-
-def shared_counters(rows: int, device: torch.device) -> Tensor:
-    """Counters int32 [≥ rows] that are zero between launches, without a launch to make them so.
-
-    Calls on one stream share them, and so do all CUDA graphs of a device: two graphs must not replay at the same time.
-    Graphs find the counters that an earlier call outside of a capture has made; without one they zero their own.
-    """
-    if device.type != "cuda":
-        return torch.zeros(rows, dtype=torch.int32, device=device)
-    capturing = torch.cuda.is_current_stream_capturing()
-    stream = None if capturing else torch.cuda.current_stream(device).cuda_stream
-    for key in {(device, stream)} if capturing else {(device, stream), (device, None)}:
-        made = _ZEROS.setdefault(key, [])
-        if not made or len(made[-1]) < rows:
-            fresh = torch.zeros(max(rows, FEWEST_COUNTERS), dtype=torch.int32, device=device)
-            if capturing:
-                return fresh
-            made.append(fresh)
-    return _ZEROS[device, stream][-1]
-
-
 @triton.jit
-def split_range(total, split, num_splits, BLOCK: tl.constexpr, GRAIN: tl.constexpr):
-    """Tokens [begin, stop) of a split, and how many splits have any (at least one)."""
-    share = tl.cdiv(tl.cdiv(total, num_splits), GRAIN) * GRAIN
-    share = tl.maximum(share, BLOCK)
-    return split * share, tl.minimum(split * share + share, total), tl.maximum(tl.cdiv(total, share), 1)
+def split_range(total, split, num_splits, BLOCK: tl.constexpr):
+    """Tokens [begin, stop) of a split: whole blocks, so that no program reads twice for a few tokens."""
+    share = tl.cdiv(tl.cdiv(total, num_splits), BLOCK) * BLOCK
+    return split * share, tl.minimum(split * share + share, total)
 
 
 @triton.jit
@@ -136,59 +110,66 @@ def attend_range(
 
 
 @triton.jit
-def store_merged(
-    high, norm, acc, out, stride_oh, partial, norms, arrivals, row, split, num_splits, used, there_is,
-    D: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SPLITS: tl.constexpr, COLUMNS: tl.constexpr,
+def store_part(
+    high, norm, acc, out, stride_oh, partial, norms, row, split, num_splits, there_is,
+    D: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SPLIT: tl.constexpr, SKIP_EMPTY: tl.constexpr,
 ):  # fmt: skip
-    """Write a row's result: at once when one split is used, else by the last split to arrive, which merges them all.
+    """Leave a part to the merge or, when there is one split alone (not SPLIT), write the row's result.
 
-    out: where the row's first query head goes.
+    out: where the row's first query head goes; there_is: the row has tokens.
     """
     d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
-    if used == 1:
-        if (split == 0) & there_is:
-            result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
+    result = acc / tl.where(norm > 0, norm, 1.0)[:, None]
+    if SPLIT:
+        own = (row.to(tl.int64) * GROUP + g) * num_splits + split
+        tl.store(norms + own, tl.where(norm > 0, high + tl.log2(norm), float("-inf")), mask=g < GROUP)
+        tl.store(partial + own[:, None] * D + d[None, :], result, mask=g[:, None] < GROUP)
+    else:
+        if (not SKIP_EMPTY) | there_is:
             target = out + g[:, None] * stride_oh + d[None, :]
             tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
-    elif split < used:
-        base = row.to(tl.int64) * num_splits * GROUP
-        own = base + split * GROUP + g
-        tl.store(partial + own[:, None] * D + d[None, :], acc / norm[:, None], mask=g[:, None] < GROUP)
-        tl.store(norms + own, high + tl.log2(norm), mask=g < GROUP)
-        tl.debug_barrier()
-        if tl.atomic_add(arrivals + row, 1, sem="acq_rel", scope="gpu") == used - 1:
-            tl.debug_barrier()
-            tl.store(arrivals + row, 0)
-            s = tl.arange(0, SPLITS)
-            # All splits of some columns (query head, element) at once, so that few reads wait for each other.
-            for first in tl.static_range(0, GROUP * D, COLUMNS):
-                column = first + tl.arange(0, COLUMNS)
-                inside = (s[:, None] < used) & (column[None, :] < GROUP * D)
-                lse = tl.load(
-                    norms + base + s[:, None] * GROUP + column[None, :] // D,
-                    mask=inside, other=float("-inf"), cache_modifier=".cg",
-                )  # fmt: skip
-                piece = tl.load(
-                    partial + (base + s[:, None] * GROUP) * D + column[None, :],
-                    mask=inside, other=0.0, cache_modifier=".cg",
-                )  # fmt: skip
-                top = tl.max(lse, 0)
-                weight = tl.exp2(lse - tl.where(top == float("-inf"), 0.0, top)[None, :])
-                total = tl.sum(weight, 0)
-                result = tl.sum(piece * weight, 0) / tl.where(total > 0, total, 1.0)
-                target = out + column // D * stride_oh + column % D
-                tl.store(target, result.to(out.dtype.element_ty), mask=column < GROUP * D)
+
+
+@triton.jit
+def _merge(
+    partial, norms, out, stride_ob, stride_oh, num_splits,
+    D: tl.constexpr, HEADS: tl.constexpr, SPLITS: tl.constexpr, SKIP_EMPTY: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    wait_and_release(EARLY)
+    head = tl.program_id(0).to(tl.int64)
+    s, d = tl.arange(0, SPLITS), tl.arange(0, D)
+    own = head * num_splits + s
+    norm = tl.load(norms + own, mask=s < num_splits, other=float("-inf"))
+    part = tl.load(partial + own[:, None] * D + d[None, :], mask=s[:, None] < num_splits, other=0.0)
+    top = tl.max(norm, 0)
+    weight = tl.exp2(norm - tl.where(top == float("-inf"), 0.0, top))
+    total = tl.sum(weight, 0)
+    result = tl.sum(part * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    if (total != 0) | (not SKIP_EMPTY):
+        target = out + head // HEADS * stride_ob + head % HEADS * stride_oh + d
+        tl.store(target, result.to(out.dtype.element_ty))
+
+
+def merge(scratch: Scratch, out: Tensor, skip_empty: bool) -> None:
+    """Join the splits' parts into out [B, Hq, D]; nothing to do where a launch had one split."""
+    batch, heads, d = out.shape
+    splits = scratch.norms.shape[2]
+    if splits > 1:
+        _merge[(batch * heads,)](
+            scratch.partial, scratch.norms, out, out.stride(0), out.stride(1), splits,
+            D=d, HEADS=heads, SPLITS=triton.next_power_of_2(splits), SKIP_EMPTY=skip_empty, num_warps=4,
+            **launch_options(),
+        )  # fmt: skip
 
 
 @triton.jit
 def _decode_lists(
-    q, k, v, out, table, counts, widths, block_table, seq_lens, prompt_lens, partial, norms, arrivals,
+    q, k, v, out, table, counts, widths, block_table, seq_lens, prompt_lens, partial, norms,
     stride_qb, stride_qh, stride_ob, stride_oh, stride_kp, stride_kt, stride_kh, stride_bt,
     width, num_splits, scale_log2,
     D: tl.constexpr, LIST_HEADS: tl.constexpr, PER_KV: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr,
-    PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr, GRAIN: tl.constexpr,
-    SPLITS: tl.constexpr, COLUMNS: tl.constexpr, ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr,
-    EARLY: tl.constexpr,
+    PAGE: tl.constexpr, CACHE_PAGE: tl.constexpr, TAIL: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+    ADDRESSES: tl.constexpr, SKIP_EMPTY: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_and_release(EARLY)
     split, row = tl.program_id(0), tl.program_id(1)
@@ -205,7 +186,7 @@ def _decode_lists(
     if TAIL:
         prompt = tl.load(prompt_lens + batch)
         total += tl.load(seq_lens + batch) - prompt
-    begin, stop, used = split_range(total, split, num_splits, BLOCK, GRAIN)
+    begin, stop = split_range(total, split, num_splits, BLOCK)
     query = load_group(q, batch, list_head, stride_qb, stride_qh, D, GROUP, GROUP_PAD)
     high = tl.full([GROUP_PAD], float("-inf"), tl.float32)
     norm = tl.zeros([GROUP_PAD], tl.float32)
@@ -224,16 +205,10 @@ def _decode_lists(
             D, CACHE_PAGE, CACHE_PAGE, BLOCK,
         )  # fmt: skip
     first_head = out + batch.to(tl.int64) * stride_ob + list_head * GROUP * stride_oh
-    store_merged(
-        high, norm, acc, first_head, stride_oh, partial, norms, arrivals, row, split, num_splits, used,
-        (total > 0) | (not SKIP_EMPTY), D, GROUP, GROUP_PAD, SPLITS, COLUMNS,
+    store_part(
+        high, norm, acc, first_head, stride_oh, partial, norms, row, split, num_splits, total > 0,
+        D, GROUP, GROUP_PAD, SPLIT, SKIP_EMPTY,
     )  # fmt: skip
-
-
-def merge_options(splits: int, warps: int) -> dict[str, int]:
-    """How `store_merged` reads: all splits, and so many columns that each thread holds 32 elements."""
-    padded = triton.next_power_of_2(splits)
-    return {"SPLITS": padded, "COLUMNS": max(32, warps * 1024 // padded)}
 
 
 def decode_lists(
@@ -251,7 +226,6 @@ def decode_lists(
     widths: Tensor | None = None,
     skip_empty: bool = False,
     scratch: Scratch | None = None,
-    shape: DecodeShape = SHAPE,
 ) -> Tensor:
     """q [B, Hq, D] over lists of physical sub-pages int32 [B, H, W], counts int32 [B, H] in tokens, into out.
 
@@ -265,18 +239,19 @@ def decode_lists(
     list_heads = keys.shape[2] if widths is not None else table.shape[1]
     group, rows = heads // list_heads, batch * list_heads
     if scratch is None:
-        splits = num_splits(rows, max_tokens, shape)
-        scratch = new_scratch(rows, splits, group, d, q.device, shared_counters(rows, q.device))
+        scratch = new_scratch(rows, num_splits(rows, max_tokens), group, d, q.device)
+    splits, shape = scratch.norms.shape[2], shape_for(rows)
     block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
-    _decode_lists[(scratch.norms.shape[1], rows)](
+    _decode_lists[(splits, rows)](
         q, keys, values, out, table, counts, counts if widths is None else widths, block_table, seq_lens, prompt_lens,
-        scratch.partial, scratch.norms, scratch.arrivals,
+        scratch.partial, scratch.norms,
         q.stride(0), q.stride(1), out.stride(0), out.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
-        block_table.stride(0), table.shape[-1], scratch.norms.shape[1], scale * LOG2E,
+        block_table.stride(0), table.shape[-1], splits, scale * LOG2E,
         D=d, LIST_HEADS=list_heads, PER_KV=list_heads // keys.shape[2], GROUP=group,
         GROUP_PAD=max(16, triton.next_power_of_2(group)), PAGE=page_size, CACHE_PAGE=keys.shape[1],
-        TAIL=generated is not None, BLOCK=shape.tile, GRAIN=GRAIN,
-        **merge_options(scratch.norms.shape[1], shape.warps), ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty,
-        num_warps=shape.warps, num_stages=shape.stages, **launch_options(),
+        TAIL=generated is not None, BLOCK=shape.tile, SPLIT=splits > 1,
+        ADDRESSES=widths is not None, SKIP_EMPTY=skip_empty, num_warps=shape.warps, num_stages=shape.stages,
+        **launch_options(),
     )  # fmt: skip
+    merge(scratch, out, skip_empty)
     return out

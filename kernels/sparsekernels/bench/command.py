@@ -31,7 +31,7 @@ PREFILL: tuple[PrefillMethod, ...] = (
     BlockSparse(top_blocks=6, block_size=64, row_block=128),
     BlockSparse(top_blocks=4, block_size=128, row_block=128),
 )
-LENGTHS = ((1, 1), (17, 17), (129, 129), (300, 777), (1000, 1000))
+LENGTHS = ((1, 1), (17, 17), (129, 129), (300, 777), (1000, 1000), (1024, 1024))
 
 
 def main(argv: list[str] | None = None) -> int:

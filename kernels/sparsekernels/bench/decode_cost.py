@@ -78,12 +78,7 @@ def measure_quest(length: int, batch: int, budget: int) -> Iterator[DecodeCost]:
         )
 
     def both(executor: Executor, i: int) -> None:
-        if executor is Executor.FLASH:
-            fused_decode.attend_pages(q[i], caches[i], select(i), executor=executor, out=out)
-            return
-        fused_decode.attend_best_pages(
-            q[i], caches[i], stores[i], lens, budgets, page_size=PAGE, max_budget=budget, out=out
-        )
+        fused_decode.attend_pages(q[i], caches[i], select(i), executor=executor, out=out)
 
     dense, chosen = _graph(lambda i: _dense(q[i], caches[i], lens, length, out), layers), _graph(select, layers)
     bound = batch * kv_heads * (length / PAGE * 4 * d + budget * 4 * d) / BYTES_A_SECOND * 1e6

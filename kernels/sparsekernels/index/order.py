@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -79,16 +81,44 @@ def select_top(key, valid, num_valid, want):
     return chosen, (scan & 0xFFFFFFFF).to(tl.int32) + tl.minimum(ties, tl.maximum(want - above, 0))
 
 
+MOST_SCANNED = 8192
+"""Entries that a pass over a row takes at once when it writes: more would not fit in a program's registers."""
+
+
 @triton.jit
-def _row_keys(scores, n, size, forced):
+def row_keys(scores, n, size, forced, forced_from):
+    """int32 keys of a row of non-negative scores: infinity before `forced` and from `forced_from` on, −1 beyond it."""
     x = tl.load(scores + n, mask=n < size, other=0.0)
-    return tl.where(n < size, tl.where(n < forced, 0x7F800000, x.to(tl.int32, bitcast=True)), -1)
+    is_forced = (n < forced) | (n >= forced_from)
+    return tl.where(n < size, tl.where(is_forced, 0x7F800000, x.to(tl.int32, bitcast=True)), -1)
+
+
+@triton.jit
+def cut_row(scores, size, want, forced, forced_from, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr):
+    """(low, high, above): keys ≥ high are among the `want` largest, `above` of them; those equal to low fill up."""
+    i = tl.arange(0, BLOCK)
+    low, high, above = 0, 0x7FFFFFFF, 0
+    first = row_keys(scores, i, size, forced, forced_from)
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        hits = (first >= middle).to(tl.int32)
+        if not IN_REGISTERS:
+            for n in range(BLOCK, size, BLOCK):
+                hits += (row_keys(scores, n + i, size, forced, forced_from) >= middle).to(tl.int32)
+        count = tl.sum(hits, 0)
+        if count == want:
+            high, low, above = middle, middle - 1, count
+        elif count > want:
+            low = middle
+        else:
+            high, above = middle, count
+    return low, high, above
 
 
 @triton.jit
 def _top_prefix(
     scores, counts, prefix, size, rows_each, forced_0, forced_1, want_0, want_1,
-    HAS_COUNTS: tl.constexpr, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr,
+    HAS_COUNTS: tl.constexpr, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     second = row >= rows_each
@@ -97,26 +127,12 @@ def _top_prefix(
     if HAS_COUNTS:
         want = tl.load(counts + row).to(tl.int32)
     want = tl.minimum(want, size)
-    i = tl.arange(0, BLOCK)
-    low, high, above = 0, 0x7F800001, 0
     scores += row * size
-    first = _row_keys(scores, i, size, forced)
-    while high - low > 1:
-        middle = low + (high - low) // 2
-        hits = (first >= middle).to(tl.int32)
-        if not IN_REGISTERS:
-            for n in range(BLOCK, size, BLOCK):
-                hits += (_row_keys(scores, n + i, size, forced) >= middle).to(tl.int32)
-        count = tl.sum(hits, 0)
-        if count == want:
-            high, low, above = middle, middle - 1, count
-        elif count > want:
-            low = middle
-        else:
-            high, above = middle, count
+    low, high, above = cut_row(scores, size, want, forced, size, BLOCK, IN_REGISTERS)
+    i = tl.arange(0, SCAN)
     ties, taken, equal_before = want - above, 0, 0
-    for n in range(0, size, BLOCK):
-        key = _row_keys(scores, n + i, size, forced)
+    for n in range(0, size, SCAN):
+        key = row_keys(scores, n + i, size, forced, size)
         equal = (key == low).to(tl.int32)
         rank = equal_before + tl.cumsum(equal, 0)
         chosen = ((key >= high) | ((equal > 0) & (rank <= ties))).to(tl.int32)
@@ -133,11 +149,27 @@ def top_prefix(scores: Tensor, counts: tuple[int, int] | Tensor, forced: tuple[i
     """
     _, rows, size = scores.shape
     prefix = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
-    block = min(triton.next_power_of_2(size), 32768)
     given = isinstance(counts, Tensor)
     want = (0, 0) if isinstance(counts, Tensor) else counts
     _top_prefix[(2 * rows,)](
-        scores, counts if given else prefix, prefix, size, rows, *forced, *want,
-        HAS_COUNTS=given, BLOCK=block, IN_REGISTERS=block >= size, num_warps=16 if block >= 8192 else 4,
+        scores, counts if given else prefix, prefix, size, rows, *forced, *want, HAS_COUNTS=given, **row_options(size)
+    )
+    return prefix
+
+
+def top_prefix_of_all(scores: Tensor, want: int) -> Tensor:
+    """The same for all scores [...] as one row, negative ones never among the `want` largest: int32 of their shape."""
+    prefix = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+    size = scores.numel()
+    _top_prefix[(1,)](
+        scores, prefix, prefix, size, 1, 0, 0, want, want, HAS_COUNTS=False, **row_options(size)
     )  # fmt: skip
     return prefix
+
+
+def row_options(size: int) -> dict[str, Any]:
+    """How `cut_row` reads rows of `size`."""
+    # A row that does not fit in registers is read again and again, beside a first part that stays.
+    block = triton.next_power_of_2(size) if size <= 32768 else 16384
+    warps = 16 if block >= 8192 else 4
+    return {"BLOCK": block, "IN_REGISTERS": block >= size, "SCAN": min(block, MOST_SCANNED), "num_warps": warps}

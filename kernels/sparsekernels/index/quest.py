@@ -88,47 +88,6 @@ def _bounds(
 
 
 @triton.jit
-def _bounds_of_all_heads(
-    q, store, block_table, seq_lens, scores, key, slots, stride_qb, stride_qh, stride_bt, num_pages,
-    stride_kb, stride_kh,
-    D: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SHARE: tl.constexpr,
-    PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, TAKE_IN: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    wait_and_release(EARLY)
-    batch = tl.program_id(1).to(tl.int64)
-    if TAKE_IN:  # noqa: SIM102 - the first question is the compiler's
-        # The new key belongs to the current page, which is read in any case: no bound here needs its summary.
-        if tl.program_id(0) == 0:
-            for head in range(KV_HEADS):
-                _take_in(batch, head, store, key, slots, stride_kb, stride_kh, D, KV_HEADS, PAGE)
-    page = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
-    block = tl.load(block_table + batch * stride_bt + page // RATIO, mask=page < num_pages, other=0)
-    current = (tl.load(seq_lens + batch) - 1) // PAGE
-    if tl.program_id(0) * CHUNK < current:
-        there = page < current
-        d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
-        summary = store + (block * RATIO + page % RATIO).to(tl.int64)[:, None] * (KV_HEADS * 2 * D) + d[None, :]
-        # One page's summaries of all heads lie together in memory.
-        for head in range(KV_HEADS):
-            query = tl.load(
-                q + batch * stride_qb + (head * GROUP + g)[None, :] * stride_qh + d[:, None],
-                mask=g[None, :] < GROUP, other=0.0,
-            )  # fmt: skip
-            above = tl.where(query > 0, query, 0.0).to(query.dtype)
-            below = tl.where(query < 0, query, 0.0).to(query.dtype)
-            high = tl.load(summary + head * 2 * D, mask=there[:, None], other=0.0)
-            low = tl.load(summary + head * 2 * D + D, mask=there[:, None], other=0.0)
-            bounds = tl.dot(high, above, input_precision="ieee")
-            bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
-            row = batch * KV_HEADS + head
-            if SHARE:
-                tl.store(scores + row * num_pages + page, tl.sum(bounds, 1), mask=there)
-            else:
-                target = scores + (row * GROUP + g)[None, :] * num_pages + page[:, None]
-                tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
-
-
-@triton.jit
 def _rank_pages(
     scores, block_table, seq_lens, budgets, table, counts, lengths, stride_bt, num_pages, width,
     HEADS: tl.constexpr, PAGE: tl.constexpr, RATIO: tl.constexpr, PAGES: tl.constexpr,
@@ -154,9 +113,6 @@ def _rank_pages(
     tl.store(lengths + line, tl.where(seq_len > 0, (count - 1) * PAGE + seq_len - current * PAGE, 0))
 
 
-WIDE: tuple[int, int, int] | None = None
-
-
 def launch_bounds(
     q: Tensor, store: Tensor, block_table: Tensor, seq_lens: Tensor, scores: Tensor, *, page_size: int,
     cache_page: int, share: bool, new_keys: tuple[Tensor, Tensor] | None = None,
@@ -166,23 +122,13 @@ def launch_bounds(
     kv_heads, num_pages = store.shape[1], scores.shape[2]
     group = heads // kv_heads
     key, slots = new_keys or (q, seq_lens)
-    options: dict[str, Any] = dict(
-        D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share,
-        PAGE=page_size, RATIO=cache_page // page_size, TAKE_IN=new_keys is not None, **launch_options(),
-    )  # fmt: skip
-    where = (
+    _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](
         q, store, block_table, seq_lens, scores, key, slots, q.stride(0), q.stride(1), block_table.stride(0), num_pages,
         key.stride(0), key.stride(1),
+        D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share,
+        PAGE=page_size, RATIO=cache_page // page_size, CHUNK=CHUNK, TILES=TILES, TAKE_IN=new_keys is not None,
+        num_warps=4, num_stages=STAGES, **launch_options(),
     )  # fmt: skip
-    if WIDE is not None:
-        chunk, stages, warps = WIDE
-        _bounds_of_all_heads[(triton.cdiv(num_pages, chunk), batch)](
-            *where, CHUNK=chunk, num_warps=warps, num_stages=stages, **options
-        )
-        return
-    _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](
-        *where, CHUNK=CHUNK, TILES=TILES, num_warps=4, num_stages=STAGES, **options
-    )
 
 
 def select(

@@ -36,10 +36,6 @@ class KeptTokens:
     """int32 [Hkv]."""
     prompt_length: int
 
-    def kept_share(self) -> Tensor:
-        """float64 scalar on the device: share of the prompt's cache entries kept, over the heads."""
-        return self.counts.to(torch.float64).mean() / self.prompt_length
-
 
 def votes(q: Tensor, k: Tensor, parameters: SnapKV | AdaSnapKV, scale: float | None = None) -> Tensor:
     """Smoothed votes [Hkv, L], float32, for the last rows q [T, Hq, D] (T ≥ window, or all rows) over k [L, Hkv, D]."""
@@ -74,21 +70,21 @@ def keep(smoothed: Tensor, parameters: SnapKV | AdaSnapKV, gather: Gather | None
 
 def most_kept(parameters: AdaSnapKV, heads: int, length: int) -> int:
     """A bound on what one of `heads` heads keeps: all that its neighbours' floors leave. Known without the device."""
-    floor = _floor(parameters, length)
+    floor = floor_of(parameters, length)
     return min(length, parameters.token_capacity * heads - floor * (heads - 1))
 
 
 def adaptive_mask(scores: Tensor, parameters: AdaSnapKV) -> Tensor:
     """bool [heads, L]: own best of each head, then the best of the rest over all heads, exactly on budget."""
     heads, length = scores.shape
-    floor = _floor(parameters, length)
+    floor = floor_of(parameters, length)
     own = top_mask(scores, floor)
     rest = max(0, min(parameters.token_capacity, length) * heads - floor * heads)
     others = scores.masked_fill(own, -float("inf")).flatten()
     return own | (top_mask(others, rest).view(heads, length) & ~own)
 
 
-def _floor(parameters: AdaSnapKV, length: int) -> int:
+def floor_of(parameters: AdaSnapKV, length: int) -> int:
     """Tokens that every head keeps of its own."""
     floor = max(int(parameters.min_ratio * parameters.token_capacity), parameters.sink_size + parameters.local_size)
     return min(floor, length)

@@ -63,6 +63,14 @@ def test_odd_lengths(method: PrefillMethod, length: int, clustered: bool) -> Non
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("length", [127, 1000, 1024])
+def test_blocks_as_long_as_pages_read_no_unused_row(length: int) -> None:
+    parity.check_prefill(
+        BlockSparse(top_blocks=4, block_size=128, row_block=128), "flash", num_queries=length, length=length,
+        heads=(8, 2, 128), device="cuda", dtype=torch.bfloat16, page=128,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("length", [1, 129, 1000, 4096])
 def test_everything_selected_is_dense_bit_for_bit(length: int) -> None:
     q, k, v = random_inputs(length, (8, 2, 128), 1)
