@@ -15,9 +15,10 @@ from sparsekernels.attend import flash
 from sparsekernels.bench import command, parity
 from sparsekernels.bench.inputs import clustered_inputs, random_inputs
 from sparsekernels.index.estimate import estimate_sums
+from sparsekernels.index.keep import keep_slots
 from sparsekernels.kvcache import contiguous
-from sparsekernels.methods import estimate, quest
-from sparsekernels.parameters import BlockSparse, VerticalSlash
+from sparsekernels.methods import estimate, quest, snapkv
+from sparsekernels.parameters import AdaSnapKV, BlockSparse, SnapKV, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, sparse_prefill
 from sparsekernels.virtual import virtual_cache
 
@@ -61,6 +62,20 @@ def test_odd_lengths(method: PrefillMethod, length: int, clustered: bool) -> Non
         method, "flash", num_queries=length, length=length, heads=(8, 2, 128), device="cuda", dtype=torch.bfloat16,
         clustered=clustered, page=32,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [600, 8192, 32768, 131072])
+@pytest.mark.parametrize("method", [SnapKV(token_capacity=512), AdaSnapKV(token_capacity=512)], ids=lambda m: m.name)
+def test_kept_slots_are_those_of_the_definition(method: SnapKV | AdaSnapKV, length: int) -> None:
+    g = torch.Generator(device="cuda").manual_seed(length)
+    smoothed = torch.rand(4, length, generator=g, device="cuda").mul(5000).round() / 5000
+    table = torch.randperm(-(-length // 16), generator=g, device="cuda").to(torch.int32)
+    expected = snapkv.keep(smoothed, method)
+    slots, counts = keep_slots(smoothed, method, table, 16)
+    assert torch.equal(counts, expected.counts)
+    for head, count in enumerate(counts.tolist()):
+        tokens = expected.tokens[head, :count].long()
+        assert torch.equal(slots[head, :count], (table[tokens // 16] * 16 + tokens % 16).int())
 
 
 @pytest.mark.parametrize("length", [127, 1000, 1024])
