@@ -18,7 +18,7 @@ def kind(key: str, seconds: float, *, engines: int = 0, gpus: int = 1, **other: 
 
 
 def mix(tolerance: float = 0.0, least_run: float = 0.0) -> EngineMix:
-    return EngineMix(tolerance, least_run)
+    return EngineMix([tolerance], least_run)
 
 
 NODE = [Node(name="n", num_gpus=8, num_free=8)]
@@ -99,7 +99,7 @@ def test_full_nodes_cost_nothing_to_ask() -> None:
 def test_idle_gpus_use_the_tolerance_up() -> None:
     """Three engines on four GPUs need 25 s more than the ideal 75 s: within the tolerance until time was wasted."""
     node = [Node(name="n", num_gpus=4, num_free=1)]
-    patient = EngineMix(0.5, 0.0)  # 50 s of the first look's 100 s
+    patient = EngineMix([0.5], 0.0)  # 50 s of the first look's 100 s
     assert patient.choose(node, [kind("a", 400.0, engines=3)], 0.0) == []
     assert patient.choose(node, [kind("a", 300.0, engines=3)], 33.0) == []  # 8 s are gone
     assert len(patient.choose(node, [kind("a", 300.0, engines=3)], 133.0)) == 1  # 33 s: 17 s are left, less than 25
