@@ -97,11 +97,7 @@ def _hand_out(
     for index, node in enumerate(nodes):
         for position, (sizes, group) in enumerate(alike):
             for _ in range(per_node[index][position]):
-                chosen = max(
-                    (i for i, n in left[position].items() if n), key=lambda i: _worth(group, left[position], i)
-                )
-                left[position][chosen] -= 1
-                key = group[chosen][0].key
+                key = _take_one(group, left[position])
                 placements.append(Placement(key=key, nodes=(node.name,), gpus_per_node=sizes[index]))
     return placements
 
