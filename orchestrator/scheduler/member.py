@@ -59,9 +59,11 @@ class Member:
     report: WorkerReport | None = None
     """Its latest, without the records: they are in the backlog."""
     asked: int = RECORDS_A_REPORT
-    """Records that it was last asked for."""
-    num_sent: int = 0
-    """Records that it last sent; as many as asked: there may be more."""
+    """Records that it was last asked for; the answer may not be here yet."""
+    num_told: int = 0
+    """Records in its latest report."""
+    has_more: bool = False
+    """That report had as many as were asked for: the worker may hold others."""
     num_uncounted: int = 0
     """Outcomes recorded since its row was last written."""
     num_spooled: int = 0
@@ -77,7 +79,7 @@ class Member:
     @property
     def has_told_all(self) -> bool:
         """Every record that it holds has been taken in."""
-        return not self.backlog and self.report is not None and self.num_sent == 0 < self.asked
+        return not self.backlog and self.report is not None and not (self.num_told or self.has_more)
 
     @property
     def is_quiet(self) -> bool:
@@ -118,7 +120,7 @@ class Member:
     def hear(self, report: WorkerReport, now: float) -> None:
         """Take in a report: its new records join the backlog, in order; those not asked for stay with the worker."""
         self.heard_at, self.report, self.condition = now, replace(report, records=()), report.condition
-        self.num_sent = len(report.records)
+        self.num_told, self.has_more = len(report.records), len(report.records) >= self.asked
         self.delivered |= self.sent.keys()
         self.sent.clear()
         if self.seen < report.first_record - 1:  # adopted: an earlier orchestrator acknowledged those before
@@ -161,6 +163,6 @@ class Member:
 
         Its report must answer a later message and hold all of its records, the ends of attempts among them.
         """
-        if self.report is None or self.backlog or self.num_sent >= self.asked:
+        if self.report is None or self.backlog or self.has_more:
             return set()
         return (self.open & self.delivered) - set(self.report.attempts)

@@ -58,6 +58,7 @@ def test_a_backlog_is_bounded_and_nothing_is_skipped() -> None:
     kept.committed(MOST_BACKLOG)
     assert not kept.has_told_all, "it was asked for nothing, and so it may have more"
     ask(kept)
+    assert not kept.has_told_all, "it is asked again, and has not answered"
     kept.hear(report(MOST_BACKLOG + 1, 1000), 4.0)
     assert kept.seen == 3000
     assert [r.attempt_id for r in kept.backlog] == list(range(MOST_BACKLOG + 1, 3001))  # type: ignore[union-attr]
@@ -105,5 +106,6 @@ def test_an_attempt_whose_end_was_not_asked_for_is_not_lost() -> None:
     full.committed(2)
     assert full.vanished() == set()
     ask(full)
+    assert full.vanished() == set(), "more is asked for now, and has not come yet"
     full.hear(report(3, 0), 2.0)
     assert full.vanished() == {3}
