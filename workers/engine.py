@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from workers.failures import Failure
@@ -25,6 +25,10 @@ class EngineSpec:
     model_fingerprint: str = ""
     """Hash of the revision or of the weights; stored with every attempt."""
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    """Stages that the layers are cut into; an engine holds tensor_parallel × pipeline_parallel GPUs."""
+    num_nodes: int = 1
+    """Above 1 only on request: its GPUs lie in equal shares on so many hosts, and vLLM reaches them through Ray."""
     dtype: str = "auto"
     """`auto`, `float32`, `bfloat16` or `float16`."""
     max_model_len: int
@@ -41,6 +45,19 @@ class EngineSpec:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further engine arguments, passed through and recorded."""
+
+    @property
+    def num_gpus(self) -> int:
+        """On all its hosts together."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.num_gpus // self.num_nodes
+
+    def on_gpus(self, num_gpus: int | None) -> EngineSpec:
+        """The same engine where it takes so many GPUs (another GPU type); None: as it is."""
+        return self if num_gpus is None else replace(self, tensor_parallel=num_gpus // self.pipeline_parallel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,8 @@ class WorkerStart:
     engine: EngineSpec
     node: str = ""
     """The host that the orchestrator chose; empty leaves it to the pool."""
+    more_nodes: tuple[str, ...] = ()
+    """The further hosts of an engine that spans several."""
     stall_seconds: float = 600.0
     """No token for so long while requests are in flight means that the engine hangs."""
     canary_seconds: float = 900.0

@@ -25,7 +25,9 @@ from workers.failures import EngineDead, EngineError, EngineStalled, EngineStart
 from workers.vllm_plugin import launch
 from workers.vllm_plugin.admission import refusal
 from workers.vllm_plugin.generation import as_vllm_request, chosen_logprobs, make_generation
-from workers.vllm_plugin.statistics import Report, merge_reports
+from workers.vllm_plugin.ray_gang import check_gang
+from workers.vllm_plugin.stages import join_reports
+from workers.vllm_plugin.statistics import Report
 
 JOIN_SECONDS = 20.0
 
@@ -69,7 +71,7 @@ class VllmEngine:
         self._engine = _start(spec, self._meter)
         self._processes = launch.core_processes(self._engine)
         self._facts = _facts(spec, self._engine, time.monotonic() - started)
-        self._num_layers = _num_layers(self._engine)
+        self._stages = _stages(spec, self._engine)
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
         self._thread.start()
 
@@ -199,14 +201,14 @@ class VllmEngine:
             if output.outputs[0].logprobs:
                 self.logprobs[output.request_id] = chosen_logprobs(output.outputs[0])
             request = self._in_flight.get(output.request_id)
-            layers = self._num_layers if request is not None and request.report_layers else None
+            layers = sum(self._stages) if request is not None and request.report_layers else None
             self._results.put(make_generation(output, report, layers))
 
     def _reports(self, wanted: list[tuple[str, int]]) -> list[Report | None]:
         if not wanted or not launch.plugin_enabled(self.spec):
             return [None] * len(wanted)
         ranks = self._engine.collective_rpc("frontier_reports", args=(wanted,))
-        return [merge_reports(reports) for reports in zip(*ranks, strict=True)]
+        return [join_reports(reports, self._stages) for reports in zip(*ranks, strict=True)]
 
 
 def _start(spec: EngineSpec, meter: Meter) -> Any:
@@ -219,6 +221,8 @@ def _start(spec: EngineSpec, meter: Meter) -> Any:
         raise EngineStartError(f"vLLM is not installed: {error}") from None
     on_cpu = platforms.current_platform.is_cpu()
     launch.prepare_environment(spec, on_cpu)
+    if spec.num_nodes > 1:
+        check_gang(spec, platforms.current_platform)
     launch.check_parallel(spec, config, None if on_cpu else platforms.current_platform.device_count())
     if not on_cpu:
         launch.check_memory(spec, platforms.current_platform.get_device_total_memory())
@@ -254,9 +258,13 @@ def _shut_down(engine: Any) -> None:
         gc.collect()
 
 
-def _num_layers(engine: Any) -> int:
-    config = engine.vllm_config
-    return int(config.model_config.get_num_layers(config.parallel_config))
+def _stages(spec: EngineSpec, engine: Any) -> list[int]:
+    """Layers of each pipeline stage."""
+    if spec.pipeline_parallel == 1 or not launch.plugin_enabled(spec):
+        config = engine.vllm_config
+        return [int(config.model_config.get_num_layers(config.parallel_config))]
+    facts = engine.collective_rpc("frontier_facts")
+    return [int(rank["num_layers"]) for rank in facts[:: spec.tensor_parallel]]
 
 
 def _facts(spec: EngineSpec, engine: Any, seconds: float) -> EngineFacts:

@@ -86,7 +86,9 @@ def _engine_record(engine: EnginePlan) -> dict[str, Any]:
     return {
         "engine": kind.key,
         "model": kind.model_name,
-        "tensor_parallel": kind.gpus,
+        "tensor_parallel": kind.engine.tensor_parallel,
+        "pipeline_parallel": kind.engine.pipeline_parallel,
+        "nodes_per_engine": kind.engine.num_nodes,
         "max_model_len": kind.engine.max_model_len,
         "num_cells": engine.num_cells,
         "num_samples": engine.num_samples,
@@ -96,7 +98,7 @@ def _engine_record(engine: EnginePlan) -> dict[str, Any]:
         "load_seconds": round(kind.load_seconds, 1),
         "memory": {
             "fits": kind.fits,
-            "verdict": kind.heads_problem or kind.memory.verdict,
+            "verdict": kind.split_problem or kind.memory.verdict,
             "weight_bytes": kind.memory.weight_bytes,
             "activation_bytes": kind.memory.activation_bytes,
             "kv_bytes": kind.memory.kv_bytes,

@@ -30,16 +30,16 @@ class EngineKind:
     facts: ModelFacts
     memory: MemoryPlan
     load_seconds: float
-    heads_problem: str | None
-    """Why the heads do not split over the GPUs, or None."""
+    split_problem: str | None
+    """Why the heads or layers do not split over the GPUs, or None."""
 
     @property
     def gpus(self) -> int:
-        return self.engine.tensor_parallel
+        return self.engine.num_gpus
 
     @property
     def fits(self) -> bool:
-        return self.memory.fits and self.heads_problem is None
+        return self.memory.fits and self.split_problem is None
 
     def in_flight(self, length_tokens: float) -> float:
         """Requests of this length that run at once: the spec's limit, or what the cache holds."""
@@ -77,7 +77,8 @@ class CampaignCost:
             self._costs[key] = sample_cost(
                 kind.facts,
                 self.gpu,
-                tensor_parallel=kind.gpus,
+                tensor_parallel=kind.engine.tensor_parallel,
+                pipeline_parallel=kind.engine.pipeline_parallel,
                 length_tokens=cell.length_tokens,
                 output_tokens=output,
                 method=cell.method,
@@ -100,14 +101,19 @@ class CampaignCost:
 
 def engine_key(engine: EngineSpec) -> str:
     """The engine's identity: what makes a reload necessary."""
-    return _engine_key(engine.model, engine.tensor_parallel, engine.max_model_len, json.dumps(engine.rope_scaling))
+    gang = f"tp{engine.tensor_parallel}"
+    if engine.pipeline_parallel > 1:
+        gang += f" pp{engine.pipeline_parallel}"
+    if engine.num_nodes > 1:
+        gang += f" on {engine.num_nodes} nodes"
+    return _engine_key(engine.model, gang, engine.max_model_len, json.dumps(engine.rope_scaling))
 
 
 @lru_cache(maxsize=4096)
-def _engine_key(model: str, tensor_parallel: int, max_model_len: int, rope: str) -> str:
+def _engine_key(model: str, gang: str, max_model_len: int, rope: str) -> str:
     factor = json.loads(rope)
     scaled = f" yarn {factor['factor']:.3g}" if factor and "factor" in factor else ""
-    return f"{model} tp{tensor_parallel} {max_model_len}{scaled}"
+    return f"{model} {gang} {max_model_len}{scaled}"
 
 
 def kind_of(cell: Cell) -> Kind:
@@ -139,6 +145,7 @@ def engine_memory(engine: EngineSpec, facts: ModelFacts, gpu: GpuType) -> Memory
         facts,
         gpu,
         tensor_parallel=engine.tensor_parallel,
+        pipeline_parallel=engine.pipeline_parallel,
         max_model_len=engine.max_model_len,
         num_batched_tokens=options.get("max_num_batched_tokens"),
         max_in_flight=engine.max_in_flight,
@@ -157,6 +164,6 @@ def _engine_kind(key: str, cell: Cell, gpu: GpuType) -> EngineKind:
         engine=cell.engine,
         facts=facts,
         memory=engine_memory(cell.engine, facts, gpu),
-        load_seconds=load_seconds(facts, cell.engine.tensor_parallel),
-        heads_problem=facts.check_tensor_parallel(cell.engine.tensor_parallel),
+        load_seconds=load_seconds(facts, cell.engine.num_gpus),
+        split_problem=facts.check_split(cell.engine.tensor_parallel, cell.engine.pipeline_parallel),
     )

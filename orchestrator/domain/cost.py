@@ -54,6 +54,7 @@ def sample_cost(
     gpu: GpuType,
     *,
     tensor_parallel: int,
+    pipeline_parallel: int = 1,
     length_tokens: int,
     output_tokens: float = TYPICAL_OUTPUT_TOKENS,
     method: Mapping[str, Mapping[str, Any]] | None = None,
@@ -62,11 +63,13 @@ def sample_cost(
 ) -> SampleCost:
     """The cost of one sample; `method` is the wire form of a MethodChoice, empty for dense.
 
+    Stages work on different requests at a time: as fast as so many GPUs side by side, while there are enough requests.
     `prefill_cached`: the prompt's dense prefill is already in the engine's cache (decode-only methods, paired).
     """
     choice = MethodChoice.from_wire(method or {})
     density = nominal_densities(choice, length_tokens)
-    speed = tensor_parallel * (gpu.parallel_share if tensor_parallel > 1 else 1.0)
+    num_gpus = tensor_parallel * pipeline_parallel
+    speed = num_gpus * (gpu.parallel_share if num_gpus > 1 else 1.0) * min(1.0, max(1.0, in_flight) / pipeline_parallel)
     flops = prefill_flops(facts.shape, length_tokens, density=density.prefill, method=choice)
     efficiency = SPARSE_EFFICIENCY if density.prefill < 1.0 else 1.0
     rate = speed * gpu.peak_flops
@@ -74,7 +77,7 @@ def sample_cost(
     prefill += flops.attention / (rate * gpu.attention_share * efficiency) + flops.index / (rate * INDEX_SHARE)
     context = int(length_tokens + output_tokens / 2)
     step = decode_traffic(facts.shape, context, density=density.decode, method=choice)
-    batch = max(1.0, in_flight)
+    batch = max(1.0, in_flight / pipeline_parallel)
     step_bytes = facts.element_bytes * (step.weights / batch + step.kv_cache + step.index)
     per_token = step_bytes / (speed * gpu.memory_bandwidth * gpu.bandwidth_share) + gpu.step_seconds / batch
     return SampleCost(
@@ -86,6 +89,6 @@ def sample_cost(
     )
 
 
-def load_seconds(facts: ModelFacts, tensor_parallel: int) -> float:
+def load_seconds(facts: ModelFacts, num_gpus: int) -> float:
     """Start of an engine until its first sample."""
-    return LOAD_SECONDS + facts.weight_bytes / (LOAD_BYTES_PER_SECOND * max(1, tensor_parallel))
+    return LOAD_SECONDS + facts.weight_bytes / (LOAD_BYTES_PER_SECOND * max(1, num_gpus))

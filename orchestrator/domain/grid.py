@@ -120,6 +120,8 @@ def engine_spec(spec: CampaignSpec, model: ModelEntry, known: KnownModel, length
         model=str(known.folder or model.source),
         model_fingerprint=known.fingerprint,
         tensor_parallel=model.tensor_parallel,
+        pipeline_parallel=model.pipeline_parallel,
+        num_nodes=model.nodes_per_engine,
         dtype=model.dtype,
         max_model_len=needed,
         rope_scaling=rope.override,
@@ -179,6 +181,8 @@ def _cell(
         "max_output_tokens": output_limit(spec, task),
         "sampling": spec.sampling.to_wire(),
     }
+    if engine.pipeline_parallel > 1:
+        identity["pipeline_parallel"] = engine.pipeline_parallel
     return Cell(
         key=identity_hash(identity),
         model_name=model.name,

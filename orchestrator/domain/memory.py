@@ -64,6 +64,7 @@ def plan_memory(
     gpu: GpuType,
     *,
     tensor_parallel: int,
+    pipeline_parallel: int = 1,
     max_model_len: int,
     num_batched_tokens: int | None = None,
     max_in_flight: int = 16,
@@ -78,18 +79,19 @@ def plan_memory(
     `kv_cache_bytes` fixes the KV cache per GPU, as vLLM's option of that name does, whatever the utilization.
     `eager`: not compiled. `page_summaries`: with our plugin, which keeps room for them; False for a stock engine.
     """
-    weights = _weight_bytes(facts, tensor_parallel)
+    weights = _weight_bytes(facts, tensor_parallel, pipeline_parallel)
     batched = num_batched_tokens or max_model_len + max_in_flight
     activation = _activation_bytes(facts, tensor_parallel, batched, max_in_flight, eager)
-    overhead = int(LIBRARY_BYTES + (COMMUNICATION_BYTES if tensor_parallel > 1 else 0))
+    overhead = int(LIBRARY_BYTES + (COMMUNICATION_BYTES if tensor_parallel * pipeline_parallel > 1 else 0))
     left = int(gpu.memory_bytes * utilization) - weights - activation - overhead
     if kv_cache_bytes is not None:
         room = gpu.memory_bytes - weights - activation - overhead
         left = int(kv_cache_bytes) if kv_cache_bytes <= room else int(room - kv_cache_bytes)
     elif page_summaries and left > 0:
         left -= left // PAGE_SUMMARY_SHARE
-    per_token = _kv_bytes_per_token(facts, tensor_parallel)
-    needed = _needed_bytes(facts, tensor_parallel, max_model_len, batched, page_size)
+    stage = _largest_stage(facts, pipeline_parallel)
+    per_token = ceil(_kv_bytes_per_token(facts, tensor_parallel) * stage)
+    needed = ceil(_needed_bytes(facts, tensor_parallel, max_model_len, batched, page_size) * stage)
     requests = max(left, 0) / needed
     hybrid = facts.shape.local_layers > 0
     pages = max(left, 0) // (per_token * page_size)
@@ -118,12 +120,23 @@ def smallest_tensor_parallel(
     return None
 
 
-def _weight_bytes(facts: ModelFacts, tensor_parallel: int) -> int:
-    """Split evenly, but KV projections are copied once there are more GPUs than KV heads; the vision tower too."""
+def _largest_stage(facts: ModelFacts, pipeline_parallel: int) -> float:
+    """Share of the layers in the pipeline stage that holds most; the others get as much room for KV as that one."""
+    return ceil(facts.shape.num_layers / pipeline_parallel) / facts.shape.num_layers
+
+
+def _weight_bytes(facts: ModelFacts, tensor_parallel: int, pipeline_parallel: int) -> int:
+    """Split evenly, but KV projections are copied once there are more GPUs than KV heads; the vision tower too.
+
+    Of several stages the first holds the embeddings and the last the head: one table in the fullest.
+    """
     shape = facts.shape
     copies = max(1, tensor_parallel // shape.num_kv_heads)
     extra_kv = (copies - 1) * 2 * shape.num_layers * shape.hidden_size * shape.kv_size
-    split = facts.num_parameters - facts.extra_parameters + extra_kv
+    split: float = facts.num_parameters - facts.extra_parameters + extra_kv
+    if pipeline_parallel > 1:
+        layers = (facts.layer_parameters + extra_kv) * _largest_stage(facts, pipeline_parallel)
+        split = layers + shape.vocab_size * shape.hidden_size
     return int((split / tensor_parallel + facts.extra_parameters) * facts.element_bytes)
 
 

@@ -53,6 +53,12 @@ class ModelFacts:
         """Keys and values of one token over all layers, bytes, before tensor parallelism."""
         return self.shape.kv_elements_per_token * self.element_bytes
 
+    def check_split(self, tensor_parallel: int, pipeline_parallel: int) -> str | None:
+        """Why the model cannot be split so, or None."""
+        if pipeline_parallel > self.shape.num_layers:
+            return f"{self.shape.num_layers} layers do not split into {pipeline_parallel} stages"
+        return self.check_tensor_parallel(tensor_parallel)
+
     def check_tensor_parallel(self, tensor_parallel: int) -> str | None:
         """Why the heads cannot be split over so many GPUs, or None."""
         shape = self.shape

@@ -51,7 +51,13 @@ def prompt_set(cell: Cell) -> tuple[object, ...]:
 
 def _engine_of(cell: Cell) -> tuple[object, ...]:
     engine = cell.engine
-    return (engine.model, engine.max_model_len, engine.tensor_parallel, str(engine.rope_scaling))
+    return (
+        engine.model,
+        engine.max_model_len,
+        engine.tensor_parallel,
+        engine.pipeline_parallel,
+        str(engine.rope_scaling),
+    )
 
 
 def cut_shards(

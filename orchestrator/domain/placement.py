@@ -69,12 +69,19 @@ class Placement:
     gpus_per_node: int
 
 
-def too_large(demands: Mapping[str, int], nodes: Sequence[Node]) -> dict[str, str]:
-    """Engines (GPUs by key) that no node here can hold whole, each with one line that says so."""
+def too_large(shares: Mapping[str, tuple[int, int]], nodes: Sequence[Node]) -> dict[str, str]:
+    """Engines (GPUs on each of so many nodes, by key) that the nodes here cannot hold, each with one line of why."""
+    found = {}
     most = max((node.num_gpus for node in nodes), default=0)
-    return {
-        key: f"it needs {gpus} GPUs of one node, and the largest node has {most}: choose a smaller tensor_parallel, or "
-        "add a larger node; gangs over several nodes are not started"
-        for key, gpus in demands.items()
-        if gpus > most
-    }
+    for key, (gpus, num_nodes) in shares.items():
+        able = sum(node.num_gpus >= gpus for node in nodes)
+        if able >= num_nodes:
+            continue
+        if num_nodes == 1:
+            found[key] = (
+                f"it needs {gpus} GPUs of one node, and the largest node has {most}: choose a smaller "
+                "tensor_parallel, add a larger node, or let one engine span several with nodes_per_engine"
+            )
+        else:
+            found[key] = f"it needs {gpus} GPUs on each of {num_nodes} nodes, and {able} node(s) here have so many"
+    return found

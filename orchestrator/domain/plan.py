@@ -111,7 +111,7 @@ def _work_left(cell: Cell, cost: CampaignCost) -> WorkLeft:
         kind=kind_of(cell),
         num_samples=cell.num_samples,
         predicted_seconds=cell.num_samples * cost.seconds(cell),
-        gpus=cell.engine.tensor_parallel,
+        gpus=cell.engine.num_gpus,
     )
 
 
@@ -156,7 +156,7 @@ def _advice(kind: EngineKind, fleet: Fleet) -> str:
         max_in_flight=kind.engine.max_in_flight,
         utilization=kind.engine.gpu_memory_utilization,
     )
-    reason = kind.heads_problem or kind.memory.verdict
+    reason = kind.split_problem or kind.memory.verdict
     return f"{reason}; {f'tensor_parallel: {size} fits' if size else 'no size on one node fits'}"
 
 
@@ -181,8 +181,12 @@ def _warnings(
     largest_node = max(group.gpus_per_node for group in fleet.groups)
     for engine in engines:
         kind = engine.kind
-        if kind.gpus > largest_node:
-            found.append(f"{kind.key}: needs {kind.gpus} GPUs of one node; the largest node has {largest_node}")
+        share, num_nodes = kind.engine.gpus_per_node, kind.engine.num_nodes
+        if num_nodes == 1 and share > largest_node:
+            found.append(f"{kind.key}: needs {share} GPUs of one node; the largest node has {largest_node}")
+        able = sum(group.num_nodes for group in fleet.groups if group.gpus_per_node >= share)
+        if num_nodes > max(1, able):
+            found.append(f"{kind.key}: needs {share} GPUs on each of {num_nodes} nodes; {able} node(s) have so many")
         if kind.fits and kind.memory.requests_at_full_length < min(4, kind.engine.max_in_flight):
             found.append(f"{kind.key}: only {kind.memory.requests_at_full_length:.1f} full-length requests at once")
     if budget is not None and gpu_hours > budget:

@@ -40,7 +40,11 @@ class ModelEntry(_Frozen):
     """Hub revision; a commit hash makes the cells' keys equal on every machine."""
     tensor_parallel: StrictInt = Field(default=1, ge=1)
     tensor_parallel_by_gpu: dict[StrictStr, Annotated[StrictInt, Field(ge=1)]] = Field(default_factory=dict)
-    """GPUs of one engine on hosts of these types, as Ray names them (`H200: 2`); `tensor_parallel` on all others."""
+    """`tensor_parallel` on hosts of these types, as Ray names them (`H200: 2`); the number above on all others."""
+    pipeline_parallel: StrictInt = Field(default=1, ge=1)
+    """Stages that the layers are cut into; an engine takes tensor_parallel × pipeline_parallel GPUs."""
+    nodes_per_engine: StrictInt = Field(default=1, ge=1)
+    """Hosts that one engine spans, in equal shares. 1: an engine is never split over hosts."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_context: StrictInt | None = Field(default=None, ge=16)
     """Tokens of prompt and output that the model takes; default from its config.json."""
@@ -62,6 +66,18 @@ class ModelEntry(_Frozen):
         if isinstance(value, dict) and isinstance(value.get("source"), str) and "name" not in value:
             value = {**value, "name": re.split(r"[/\\]", value["source"].rstrip("/\\"))[-1]}
         return value
+
+    @model_validator(mode="after")
+    def _hosts_share_evenly(self) -> ModelEntry:
+        for tensor_parallel in (self.tensor_parallel, *self.tensor_parallel_by_gpu.values()):
+            gpus = tensor_parallel * self.pipeline_parallel
+            if gpus % self.nodes_per_engine:
+                raise problem(
+                    f"nodes_per_engine is {self.nodes_per_engine}; it must divide the {gpus} GPUs of one engine "
+                    f"(tensor_parallel {tensor_parallel} × pipeline_parallel {self.pipeline_parallel})",
+                    "nodes_per_engine",
+                )
+        return self
 
 
 class Sampling(_Frozen):

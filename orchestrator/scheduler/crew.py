@@ -56,16 +56,15 @@ class Crew:
         return list(self.members.values())
 
     def hire(
-        self, connection: Connection, grip: Grip, engine_key: str, node: str = "", gpus: int | None = None
+        self, connection: Connection, grip: Grip, engine_key: str, nodes: tuple[str, ...] = (), gpus: int | None = None
     ) -> Member:
-        """Register one more worker; `welcome` starts it once that is committed. `gpus`: where its node decides."""
+        """Register one more worker; `welcome` starts it once that is committed. `gpus`: of all its nodes together."""
         name, model_name = f"{self._plan.name}-{uuid.uuid4().hex[:8]}", self._plan.model_names[engine_key]
         worker_id = fleet.register(
             connection, grip, name=name, pool=self._pool.name, engine_key=engine_key, model_name=model_name
         )
-        engine = self._plan.engines[engine_key]
-        sized = replace(engine, tensor_parallel=gpus or engine.tensor_parallel)
-        return Member(worker_id, name, engine_key, sized, self._now(), node)
+        engine = self._plan.engines[engine_key].on_gpus(gpus)
+        return Member(worker_id, name, engine_key, engine, self._now(), nodes)
 
     def hire_on(
         self, connection: Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
@@ -75,16 +74,18 @@ class Crew:
         barred = {key for key in self._plan.engines if self._may_not_start(key)}
         hired: list[Member] = []
         for chosen in self._hiring.choose(nodes, left, self.members.values(), barred, self._now()):
-            if len(hired) < self._room(chosen.key, chosen.gpus_per_node):
-                hired.append(self.hire(connection, grip, chosen.key, chosen.nodes[0], chosen.gpus_per_node))
+            gpus = chosen.gpus_per_node * len(chosen.nodes)
+            if len(hired) < self._room(chosen.key, gpus):
+                hired.append(self.hire(connection, grip, chosen.key, chosen.nodes, gpus))
         return hired
 
     def _tell_too_large(
         self, connection: Connection, grip: Grip, nodes: Sequence[Node], left: Mapping[str, Remaining]
     ) -> None:
         """Once for each engine that would wait for ever unless a larger node joins."""
-        sizes = {key: self._plan.engines[key].tensor_parallel for key in left if key not in self._told}
-        for key, why in too_large(sizes, nodes).items():
+        engines = {key: self._plan.engines[key] for key in left if key not in self._told}
+        shares = {key: (engine.gpus_per_node, engine.num_nodes) for key, engine in engines.items()}
+        for key, why in too_large(shares, nodes).items():
             self._told.add(key)
             message = f"{self._plan.model_names[key]} cannot start here: {why}"
             events.append(connection, grip.campaign_id, grip.now, [events.Event(kind="no_room", message=message)])
@@ -116,7 +117,8 @@ class Crew:
                 campaign=self._plan.name,
                 engine_name=self._plan.engine_name,
                 engine=member.engine,
-                node=member.node,
+                node=member.nodes[0] if member.nodes else "",
+                more_nodes=member.nodes[1:],
                 stall_seconds=self._settings.stall_seconds,
                 canary_seconds=self._settings.canary_seconds,
                 orphan_seconds=self._settings.orphan_seconds,
@@ -261,9 +263,7 @@ class Crew:
         return engine_key in self.hopeless or self._now() < self._start_after.get(engine_key, 0.0)
 
     def _room(self, engine_key: str, gpus: int | None = None) -> int:
-        engine = self._plan.engines[engine_key]
-        sized = replace(engine, tensor_parallel=gpus or engine.tensor_parallel)
-        return 0 if self._may_not_start(engine_key) else self._pool.room(sized)
+        return 0 if self._may_not_start(engine_key) else self._pool.room(self._plan.engines[engine_key].on_gpus(gpus))
 
 
 _NOTHING = Remaining(0, 0)
@@ -273,8 +273,8 @@ def _holding(member: Member) -> Holding:
     leaving = member.told_to_drain or member.drain_seconds is not None
     return Holding(
         name=member.name,
-        node=member.node,
-        gpus=member.engine.tensor_parallel,
+        node=member.nodes[0] if member.nodes else "",
+        gpus=member.engine.gpus_per_node,
         num_held=member.num_held,
         is_leaving=leaving,
     )

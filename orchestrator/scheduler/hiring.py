@@ -70,7 +70,8 @@ class Hiring:
             found.append(
                 Demand(
                     key=key,
-                    gpus={"": engine.tensor_parallel, **engine.options.get(GANGS_BY_GPU, {})},
+                    gpus=_gangs(engine),
+                    num_nodes=engine.num_nodes,
                     remaining_seconds=work.seconds * self._pace.factor(key),
                     num_engines=staff[key],
                     load_seconds=self._load_seconds.get(key, assumed_load),
@@ -78,6 +79,12 @@ class Hiring:
                 )
             )
         return found
+
+
+def _gangs(engine: EngineSpec) -> dict[str, int]:
+    """GPUs of one engine by GPU type."""
+    by_type = {"": engine.tensor_parallel, **engine.options.get(GANGS_BY_GPU, {})}
+    return {gpu_type: size * engine.pipeline_parallel for gpu_type, size in by_type.items()}
 
 
 def _assumed_load(nodes: Sequence[Node]) -> float:
@@ -90,5 +97,5 @@ def _soon_free(nodes: Sequence[Node], leaving: Iterable[Member]) -> list[Node]:
     """The nodes with what those who are leaving will free, so that nobody else leaves for the same work."""
     freed: Counter[str] = Counter()
     for member in leaving:
-        freed[member.node] += member.engine.tensor_parallel
+        freed.update(dict.fromkeys(member.nodes, member.engine.gpus_per_node))
     return [replace(node, num_free=min(node.num_gpus, node.num_free + freed[node.name])) for node in nodes]

@@ -33,8 +33,8 @@ class Member:
     engine: EngineSpec
     heard_at: float
     """Our monotonic clock."""
-    node: str = ""
-    """The host that was chosen for it; empty when the pool chose."""
+    nodes: tuple[str, ...] = ()
+    """The hosts that were chosen for it; empty when the pool chose."""
     condition: Condition = Condition.LOADING
     is_up: bool = False
     """The store knows that its engine is loaded."""

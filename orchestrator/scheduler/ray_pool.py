@@ -17,6 +17,7 @@ from orchestrator.domain.placement import Node
 from orchestrator.errors import UserError
 from orchestrator.scheduler.pool import Gone
 from orchestrator.scheduler.ray_address import check_address
+from orchestrator.scheduler.ray_gangs import give_back, reserve, spanning
 from orchestrator.scheduler.ray_nodes import gpu_nodes, pin
 from workers.actor import WorkerActor
 from workers.engine import EngineSpec
@@ -78,8 +79,8 @@ class RayPool:
         self._under_way: dict[str, Any] = {}
         self._places: dict[str, str] = {}
         self._draining: dict[str, float] = {}
-        self._pinned: dict[str, tuple[str, int]] = {}
-        """The node that was chosen for each engine, and its GPUs."""
+        self._pinned: dict[str, tuple[tuple[str, ...], int]] = {}
+        """The nodes that were chosen for each engine, and its GPUs on each."""
         self._asked_at = float("-inf")
 
     def _connect(self, address: str | None, num_workers: int) -> None:
@@ -101,7 +102,7 @@ class RayPool:
         free = self._ray.available_resources()
         limits = [wanted, int(free.get("CPU", 0.0) / self._cpus) if self._cpus else wanted]
         if self._use_gpus:
-            limits.append(int(free.get("GPU", 0.0) // engine.tensor_parallel))
+            limits.append(int(free.get("GPU", 0.0) // engine.num_gpus))
         return max(0, min(limits))
 
     def nodes(self) -> Sequence[Node]:
@@ -109,8 +110,8 @@ class RayPool:
         if not self._use_gpus or len(self._actors) >= self._num_workers:
             return ()
         own: Counter[str] = Counter()
-        for node, gpus in self._pinned.values():
-            own[node] += gpus
+        for nodes, gpus in self._pinned.values():
+            own.update(dict.fromkeys(nodes, gpus))
         return gpu_nodes(self._ray, own, self._draining)
 
     def start(self, start: WorkerStart) -> None:
@@ -124,11 +125,19 @@ class RayPool:
             max_restarts=0,
             max_concurrency=4,
             num_cpus=self._cpus,
-            num_gpus=start.engine.tensor_parallel if self._use_gpus else 0,
-            **pin(start.node),
+            **self._placed(start),
         )
-        self._pinned[start.name] = (start.node, start.engine.tensor_parallel)
+        self._pinned[start.name] = ((start.node, *start.more_nodes), start.engine.gpus_per_node)
         self._actors[start.name] = actor.remote(start, environment)
+
+    def _placed(self, start: WorkerStart) -> dict[str, Any]:
+        """Actor options: where it and its GPUs go."""
+        if not self._use_gpus:
+            return pin(start.node)
+        if start.engine.num_nodes == 1:
+            return {"num_gpus": start.engine.num_gpus, **pin(start.node)}
+        nodes = (start.node, *start.more_nodes)
+        return spanning(reserve(start.name, nodes, start.engine.gpus_per_node, self._cpus))
 
     def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
         for name in wanted:
@@ -161,7 +170,7 @@ class RayPool:
         except self._ray.exceptions.ActorUnavailableError:
             return None
         except self._ray.exceptions.RayActorError as error:
-            preempted = bool(getattr(error, "preempted", False)) or self._places.get(name) in self._draining
+            preempted = bool(getattr(error, "preempted", False)) or bool(self._hosts(name) & set(self._draining))
             return Gone(_one_line(error), preempted)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error, StaleOrchestrator):
@@ -177,10 +186,15 @@ class RayPool:
             self._asked_at = now
             self._draining = {node[:_ID]: until / 1000 for node, until in _draining_nodes().items()}
         return {
-            name: max(0.0, self._draining[place] - now) if self._draining[place] > 0 else _DEFAULT_NOTICE_SECONDS
-            for name, place in self._places.items()
-            if place in self._draining and name in self._actors
+            name: min(max(0.0, until - now) if until > 0 else _DEFAULT_NOTICE_SECONDS for until in ends)
+            for name in self._actors
+            if (ends := [self._draining[place] for place in self._hosts(name) if place in self._draining])
         }
+
+    def _hosts(self, name: str) -> set[str]:
+        """Beginnings of the ids of an engine's nodes."""
+        nodes, _ = self._pinned.get(name, ((), 0))
+        return {node[:_ID] for node in nodes if node} | ({self._places[name]} if name in self._places else set())
 
     def stop(self, names: Collection[str]) -> None:
         for name in names:
@@ -190,6 +204,7 @@ class RayPool:
             self._pinned.pop(name, None)
             if actor is not None:
                 self._kill(actor)
+                give_back(name)
 
     def _kill(self, actor: Any) -> None:
         try:

@@ -20,4 +20,4 @@ def gpu_hours_used(connection: sa.Connection, grip: Grip, engines: Mapping[str, 
         .group_by(workers.c.engine_key)
     )
     seconds = {key: float(total) for key, total in connection.execute(query)}
-    return sum(total * engines[key].tensor_parallel for key, total in seconds.items() if key in engines) / 3600
+    return sum(total * engines[key].num_gpus for key, total in seconds.items() if key in engines) / 3600

@@ -11,11 +11,14 @@ from typing import Any
 from workers.engine import EngineFacts, EngineSpec
 from workers.protocol import TaskOrder
 
+LATER_FIELDS = (("pipeline_parallel", 1), ("num_nodes", 1))
+"""Left out at these values, which they had before they were fields: so the keys of older stores stay valid."""
+
 
 def to_json(value: EngineSpec | TaskOrder | EngineFacts) -> dict[str, Any]:
     """The record's fields as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(value), sort_keys=True))
-    return plain
+    return {name: field for name, field in plain.items() if (name, field) not in LATER_FIELDS}
 
 
 def engine_from_json(plain: Mapping[str, Any]) -> EngineSpec:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from orchestrator.domain.sharing import Rival
 from orchestrator.domain.states import CampaignState, ShardState
 from orchestrator.store.campaigns import Grip
+from orchestrator.store.engine_record import engine_from_json
 from orchestrator.store.schema import campaigns, cells, shards, workers
 
 _AT_WORK = (CampaignState.READY, CampaignState.RUNNING)
@@ -46,4 +47,4 @@ def _rival(connection: sa.Connection, campaign_id: int, name: str, num_engines: 
 def _gang(connection: sa.Connection, campaign_id: int, engine_key: str) -> int:
     query = sa.select(cells.c.engine).where(cells.c.campaign_id == campaign_id, cells.c.engine_key == engine_key)
     engine = connection.scalar(query.limit(1))
-    return int((engine or {}).get("tensor_parallel", 1))
+    return engine_from_json(engine).gpus_per_node if engine else 1

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import sqlalchemy as sa
 
 from orchestrator.store.dialect import now_seconds
+from orchestrator.store.engine_record import engine_from_json
 from orchestrator.store.schema import attempts, campaigns, cells, events, failures, shards, ticks, workers
 from orchestrator.store.session import Store
 from orchestrator.store.views import find_campaign
@@ -105,7 +106,7 @@ def _names(connection: sa.Connection, campaign_id: int) -> ScreenNames:
     return ScreenNames(
         campaign_id=campaign_id,
         cells=_all(connection, sa.select(*_columns(cells, wanted)).where(of_campaign).order_by(cells.c.position)),
-        tensor_parallel={key: int(engine["tensor_parallel"]) for key, engine in engines},
+        tensor_parallel={key: engine_from_json(engine).num_gpus for key, engine in engines},
     )
 
 

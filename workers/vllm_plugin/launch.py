@@ -41,7 +41,7 @@ def read_model_config(spec: EngineSpec) -> dict[str, Any]:
 
 
 def check_parallel(spec: EngineSpec, config: Mapping[str, Any], num_devices: int | None) -> None:
-    """Raise EngineStartError if the model cannot be cut over `tensor_parallel` devices; None devices: a CPU."""
+    """Raise EngineStartError if the model cannot be cut over its devices; None devices: a CPU."""
     ranks = spec.tensor_parallel
     text = config.get("text_config") or config
     heads = int(text["num_attention_heads"])
@@ -50,8 +50,14 @@ def check_parallel(spec: EngineSpec, config: Mapping[str, Any], num_devices: int
         raise EngineStartError(f"tensor_parallel is {ranks}; it must divide the model's {heads} attention heads")
     if kv_heads % ranks and ranks % kv_heads:
         raise EngineStartError(f"tensor_parallel is {ranks}; it must divide {kv_heads} KV heads or be a multiple")
-    if num_devices is not None and ranks > num_devices:
-        raise EngineStartError(f"tensor_parallel is {ranks}, but {num_devices} GPU(s) are visible")
+    layers = int(text["num_hidden_layers"])
+    if not 1 <= spec.pipeline_parallel <= layers:
+        raise EngineStartError(f"pipeline_parallel is {spec.pipeline_parallel}; the model has {layers} layers")
+    if num_devices is not None and spec.num_nodes == 1 and spec.num_gpus > num_devices:
+        parts = f"tensor_parallel is {ranks}" + (
+            f" in {spec.pipeline_parallel} stages" if spec.num_gpus > ranks else ""
+        )
+        raise EngineStartError(f"{parts}, but {num_devices} GPU(s) are visible")
 
 
 def weight_bytes(folder: Path) -> int:
@@ -65,10 +71,10 @@ def weight_bytes(folder: Path) -> int:
 
 def check_memory(spec: EngineSpec, device_bytes: int) -> None:
     """Raise EngineOutOfMemory when the weights alone exceed the share of each device that the engine may use."""
-    share, needed = device_bytes * spec.gpu_memory_utilization, weight_bytes(Path(spec.model)) / spec.tensor_parallel
+    share, needed = device_bytes * spec.gpu_memory_utilization, weight_bytes(Path(spec.model)) / spec.num_gpus
     if spec.load_format != "dummy" and needed > share:
         raise EngineOutOfMemory(
-            f"the weights need {needed / 2**30:.1f} GiB on each of {spec.tensor_parallel} device(s), "
+            f"the weights need {needed / 2**30:.1f} GiB on each of {spec.num_gpus} device(s), "
             f"but {share / 2**30:.1f} GiB ({spec.gpu_memory_utilization:.0%} of a device) may be used"
         )
 
@@ -97,7 +103,7 @@ def plugin_enabled(spec: EngineSpec) -> bool:
 def prepare_environment(spec: EngineSpec, on_cpu: bool) -> None:
     """Set what selects the plugin and the processes, for us and for the processes that vLLM starts."""
     os.environ[SWITCH] = "1" if plugin_enabled(spec) else "0"
-    if on_cpu and spec.tensor_parallel > 1:  # vLLM would want a memory node for each rank
+    if on_cpu and spec.num_gpus > 1:  # vLLM would want a memory node for each rank
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if runs_in_process(spec, on_cpu) else "1"
 
@@ -115,7 +121,7 @@ def quieten() -> None:
 
 def runs_in_process(spec: EngineSpec, on_cpu: bool) -> bool:
     """Whether the engine core shares our process: by default on a CPU with one rank, where it starts faster."""
-    return bool(spec.options.get("in_process", on_cpu and spec.tensor_parallel == 1))
+    return bool(spec.options.get("in_process", on_cpu and spec.num_gpus == 1))
 
 
 def engine_arguments(spec: EngineSpec, config: Mapping[str, Any], on_cpu: bool) -> dict[str, Any]:
@@ -129,6 +135,7 @@ def engine_arguments(spec: EngineSpec, config: Mapping[str, Any], on_cpu: bool) 
         "load_format": spec.load_format,
         "seed": spec.seed,
         "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
         "max_num_seqs": spec.max_in_flight,
         # A prompt is prefilled whole, in one step: what the prefill methods are defined on.
         "enable_chunked_prefill": False,
@@ -137,8 +144,8 @@ def engine_arguments(spec: EngineSpec, config: Mapping[str, Any], on_cpu: bool) 
         "hf_overrides": rope_override(spec, config),
         "disable_log_stats": False,
     }
-    if spec.tensor_parallel > 1:
-        arguments["distributed_executor_backend"] = "mp"
+    if spec.num_gpus > 1:
+        arguments["distributed_executor_backend"] = "ray" if spec.num_nodes > 1 else "mp"
     arguments |= _memory_arguments(spec, on_cpu)
     arguments |= _backend_arguments(spec, on_cpu)
     return arguments | {k: v for k, v in spec.options.items() if k not in OWN_OPTIONS}
@@ -161,7 +168,7 @@ def _backend_arguments(spec: EngineSpec, on_cpu: bool) -> dict[str, Any]:
         return {"enforce_eager": True, "block_size": 64} | (own if plugin_enabled(spec) else {})
     if not plugin_enabled(spec):
         return {}
-    ahead = bool(spec.options.get("async_scheduling", True))
+    ahead = bool(spec.options.get("async_scheduling", spec.pipeline_parallel == 1))
     scheduler = "SparseAsyncScheduler" if ahead else "SparseScheduler"
     return {
         "worker_cls": f"{PACKAGE}.worker.SparseGPUWorker",

@@ -1,9 +1,10 @@
 """What one does without a scheduler: static splitting, and first in, first out. Same work, loads and faults as ours.
 
-Both cut every node into slots of the largest gang; a slot runs as many engines of a model side by side as fit, and
-reloads when the engine kind changes. As with ours, outcomes stream, so a lost node costs only what was in flight, the
-time away and the reload; and an engine that gets nothing more to do needs half a batch's time for what it has begun.
-What is left in their favour: work is spread evenly over the engines of a slot, and handed out without delay.
+Both cut every node (or as many nodes as the largest gang spans) into slots of that gang's size; a slot runs as many
+engines of a model side by side as fit, and reloads when the engine kind changes. As with ours, outcomes stream, so a
+lost node costs only what was in flight, the time away and the reload; and an engine that gets nothing more to do needs
+half a batch's time for what it has begun. What is left in their favour: work is spread evenly over the engines of a
+slot, and handed out without delay.
 """
 
 from __future__ import annotations
@@ -146,7 +147,15 @@ BASELINES: dict[str, Callable[[Sequence[Node], FaultTrace, Sequence[Work]], Base
 
 def _slots(nodes: Sequence[Node], trace: FaultTrace, work: Sequence[Work]) -> list[_Slot]:
     size = max(item.gpus for item in work)
-    return [_Slot(gpus=size, outages=trace.of_node(node.name)) for node in nodes for _ in range(node.num_gpus // size)]
+    slots, group = [], list[Node]()
+    for node in nodes:
+        group.append(node)
+        together = sum(n.num_gpus for n in group)
+        if together >= size:
+            outages = sorted((o for n in group for o in trace.of_node(n.name)), key=lambda o: o.start)
+            slots += [_Slot(gpus=size, outages=outages) for _ in range(together // size)]
+            group = []
+    return slots
 
 
 def _result(slots: Sequence[_Slot]) -> BaselineResult:

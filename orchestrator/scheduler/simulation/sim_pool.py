@@ -54,7 +54,7 @@ class SimPool:
         self._workers: dict[str, SimWorker] = {}
         self._lost: dict[str, Gone] = {}
         self._pending_outages = list(trace.outages)
-        self._answers_due = 0
+        self._answers_due = 2  # the first rounds of a loop follow one another at once
 
     def nodes(self) -> list[Node]:
         """The nodes that are up, with what is free on them."""
@@ -62,14 +62,14 @@ class SimPool:
         return [replace(node, num_free=node.num_gpus - self._used(node.name)) for node in up]
 
     def room(self, engine: EngineSpec) -> int:
-        return sum(node.num_free // engine.tensor_parallel for node in self.nodes())
+        return sum(node.num_free // engine.gpus_per_node for node in self.nodes()) // engine.num_nodes
 
     def start(self, start: WorkerStart) -> None:
-        gpus = start.engine.tensor_parallel
-        able = [node for node in self.nodes() if node.num_free >= gpus]
-        node = start.node or min(able, key=lambda n: (n.num_free, n.name)).name
-        load = self._load_seconds(start.engine)
-        self._workers[start.name] = SimWorker(start, node, gpus, self._clock.now, load, self._time_of)
+        engine = start.engine
+        able = sorted((n for n in self.nodes() if n.num_free >= engine.gpus_per_node), key=lambda n: n.num_free)
+        chosen = (start.node, *start.more_nodes) if start.node else tuple(n.name for n in able[: engine.num_nodes])
+        load = self._load_seconds(engine)
+        self._workers[start.name] = SimWorker(start, chosen, engine.num_gpus, self._clock.now, load, self._time_of)
         self.account.num_loads += 1
 
     def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
@@ -122,7 +122,7 @@ class SimPool:
             outage = self._pending_outages.pop(0)
             self._clock.now = max(self._clock.now, outage.start)
             self.account.num_outages += 1
-            for name in [n for n, w in self._workers.items() if w.node == outage.node]:
+            for name in [n for n, w in self._workers.items() if outage.node in w.nodes]:
                 self._lose(name)
         self._clock.now = until
 
@@ -139,4 +139,4 @@ class SimPool:
         self.account.loading += min(worker.load_seconds, self._clock.now - worker.born) * worker.gpus
 
     def _used(self, node: str) -> int:
-        return sum(worker.gpus for worker in self._workers.values() if worker.node == node)
+        return sum(w.gpus // len(w.nodes) for w in self._workers.values() if node in w.nodes)

@@ -46,11 +46,12 @@ class _Item:
 
 @dataclass(slots=True)
 class SimWorker:
-    """One engine on one node. All times are seconds of the simulation's clock."""
+    """One engine on its node or nodes. All times are seconds of the simulation's clock."""
 
     start: WorkerStart
-    node: str
+    nodes: tuple[str, ...]
     gpus: int
+    """On all of them together."""
     born: float
     load_seconds: float
     time_of: TimeOf
@@ -168,7 +169,7 @@ class SimWorker:
             num_pending=ahead,
             facts=self._facts() if now >= self.ready_at else None,
             progress=EngineProgress(num_in_flight=waiting - ahead, num_tokens_total=int(self.busy_seconds * 1000)),
-            node=self.node,
+            node=self.nodes[0],
         )
 
     def _condition(self, now: float) -> Condition:

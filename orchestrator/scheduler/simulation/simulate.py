@@ -98,7 +98,7 @@ class Simulation:
         }
         self._nodes = fleet.nodes()
         self.useful_gpu_seconds = sum(
-            self._truth[c.key] * c.num_samples * c.engine.tensor_parallel for c in self._cells.values()
+            self._truth[c.key] * c.num_samples * c.engine.num_gpus for c in self._cells.values()
         )
         ideal = self.useful_gpu_seconds / fleet.num_gpus
         self._step = scenario.step_seconds or min(120.0, max(5.0, ideal / 1000))

@@ -155,7 +155,7 @@ def test_gangs_follow_the_type_of_the_gpu(store: Store, clock: SimClock) -> None
     pool._nodes = {n.name: replace(n, gpu_type=kind) for n, kind in zip(NODES, ("H200", "H100"), strict=True)}
     for _ in range(60):
         loop.tick()
-    assert sorted((m.node, m.engine.tensor_parallel) for m in loop.members) == [("a", 2), ("a", 2), ("b", 4)]
+    assert sorted((m.nodes[0], m.engine.tensor_parallel) for m in loop.members) == [("a", 2), ("a", 2), ("b", 4)]
     assert [node.num_free for node in pool.nodes()] == [0, 0]
 
 
