@@ -134,10 +134,10 @@ class EngineMix:
         return _Plan(horizon, wanted, tuple(spanning), tuple(left), packing)
 
     def _horizon(self, demands: Sequence[Demand], num_gpus: int, tolerance_share: float) -> float:
-        """Until when all should be done, from now; at least one load, so that no engine runs for less than it loads."""
+        """From now until all should be done; at least two loads, so that no engine runs for less than it loads."""
         tolerance = max(0.0, tolerance_share * (self._whole or 0.0) - self._wasted)
         longest_load = max((d.load_seconds for d in demands), default=0.0)
-        return max(ideal_seconds(demands, num_gpus) + tolerance, longest_load, 1e-9)
+        return max(ideal_seconds(demands, num_gpus) + tolerance, 2 * longest_load, 1e-9)
 
     @property
     def _least_run(self) -> float:
@@ -159,10 +159,11 @@ def _pieces_of(demand: Demand, horizon: float, least_run: float) -> list[Piece]:
     worth = max(least_run * demand.num_engines, demand.load_seconds if demand.num_engines else 0.0)
     if excess <= worth:
         return []
-    number = max(1, ceil((excess - worth) / horizon))
+    whole = horizon - demand.load_seconds
+    number = max(1, ceil((excess - worth) / whole))
     if demand.max_engines is not None:
         number = min(number, demand.max_engines - demand.num_engines)
-    return [Piece(demand, min(horizon, excess - i * horizon)) for i in range(number)]
+    return [Piece(demand, min(whole, excess - i * whole)) for i in range(number)]
 
 
 def _free_windows(nodes: Iterable[Node], horizon: float) -> list[Window]:

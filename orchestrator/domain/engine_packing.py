@@ -45,6 +45,7 @@ class Piece:
 
     demand: Demand
     seconds: float
+    """Without the load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _in_order(pieces: Sequence[Piece], windows: Sequence[Window], least: float) 
             left_over += piece.seconds * smallest_gang(piece.demand)
             continue
         window, gpus = chosen
-        part = min(piece.seconds, window.seconds)
+        part = min(piece.seconds, _room(window, piece))
         placed.append(Placed(piece.demand, gpus, part, window))
         open_windows.remove(window)
         open_windows += _rests(window, gpus, part + piece.demand.load_seconds, least)
@@ -142,18 +143,24 @@ def _choose_window(piece: Piece, windows: Sequence[Window], least: float) -> tup
     best: tuple[tuple[float, ...], Window, int] | None = None
     for window in windows:
         gpus = _gang_in(window, piece.demand)
-        if gpus is None or gpus > window.width or window.seconds < min(least, piece.seconds):
+        room = _room(window, piece)
+        if gpus is None or gpus > window.width or room <= 0 or room < min(least, piece.seconds):
             continue
         if window.seconds_left is not None and window.seconds_left <= 2 * piece.demand.load_seconds:
             continue
-        over = window.seconds - piece.seconds
+        over = room - piece.seconds
         if over >= 0:
             key = (0.0, float(over > least and window.width != gpus), over, float(not window.is_free), window.width)
         else:
-            key = (1.0, 0.0, -window.seconds, float(not window.is_free), window.width)
+            key = (1.0, 0.0, -room, float(not window.is_free), window.width)
         if best is None or key < best[0]:
             best = (key, window, gpus)
     return None if best is None else (best[1], best[2])
+
+
+def _room(window: Window, piece: Piece) -> float:
+    """Seconds of work in the window, after the load."""
+    return window.seconds - piece.demand.load_seconds
 
 
 def _gang_in(window: Window, demand: Demand) -> int | None:

@@ -13,15 +13,22 @@ from dataclasses import dataclass
 TRUSTED = 1.35
 """A prediction off by less than this factor, either way, is kept."""
 DOUBT_SECONDS = 1800.0
-"""Of predicted work, taken to be right beforehand; never more than a tenth of a kind's work."""
+"""Of predicted work for each engine, taken to be right beforehand: outcomes come a batch later than the time that they
+took. Never more than a tenth of a kind's work."""
 
 
 @dataclass(slots=True)
 class _Record:
-    doubt: float
+    whole: float
+    """Predicted seconds left when the kind was first seen."""
     left: float
+    most_engines: int = 0
     spent: float = 0.0
     done: float = 0.0
+
+    @property
+    def doubt(self) -> float:
+        return min(DOUBT_SECONDS * self.most_engines, 0.1 * self.whole)
 
 
 class Pace:
@@ -32,13 +39,14 @@ class Pace:
         self._noted_at: float | None = None
 
     def note(self, left: Mapping[str, float], working: Mapping[str, int], now: float) -> None:
-        """By kind: predicted seconds left, and engines that have had work since the last time."""
+        """By kind: predicted seconds left, and engines with work since the last time that have told outcomes."""
         passed = 0.0 if self._noted_at is None else max(0.0, now - self._noted_at)
         self._noted_at = now
         for key, seconds in left.items():
             if key not in self._records:
-                self._records[key] = _Record(min(DOUBT_SECONDS, 0.1 * seconds), seconds)
+                self._records[key] = _Record(seconds, seconds)
             record = self._records[key]
+            record.most_engines = max(record.most_engines, working.get(key, 0))
             record.spent += passed * working.get(key, 0)
             record.done += max(0.0, record.left - seconds)
             record.left = seconds

@@ -42,7 +42,7 @@ class Hiring:
     ) -> list[Placement]:
         """Engines to start now, each with its node; never one of the `barred` kinds."""
         members = list(members)
-        working = Counter(m.engine_key for m in members if m.is_up and m.num_held)
+        working = Counter(m.engine_key for m in members if m.is_up and m.seen and m.num_held)
         self._pace.note({key: work.seconds for key, work in left.items()}, working, now)
         return self._mix.choose(nodes, self._demands(left, members, set(barred), _assumed_load(nodes)), now)
 

@@ -72,9 +72,9 @@ class DrillCluster:
         )
         self.nodes: list[ClusterNode] = []
 
-    def add_node(self) -> ClusterNode:
-        """One more raylet; Ray starts several on one host only one after another."""
-        node = self._start(f"--address={self.address}", f"--num-cpus={self._cpus}")
+    def add_node(self, gpus: int = 0) -> ClusterNode:
+        """One more raylet; Ray starts several on one host only one after another. The GPUs are a number, no device."""
+        node = self._start(f"--address={self.address}", f"--num-cpus={self._cpus}", f"--num-gpus={gpus}")
         self.nodes.append(node)
         return node
 

@@ -1,4 +1,5 @@
-"""Two tensor-parallel ranks equal one; replicated KV heads; an engine that dies says so and gives its memory back."""
+"""Two tensor-parallel ranks or pipeline stages equal one; replicated KV heads; an engine that dies says so and gives its
+memory back."""
 
 from __future__ import annotations
 
@@ -45,7 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def requests(seed: int) -> list[GenerationRequest]:
     prompt = random.Random(seed).choices(range(3, VOCABULARY - 3), k=150)
-    return [GenerationRequest(request_id=n, prompt_token_ids=prompt, max_tokens=12, method=METHODS[n]) for n in METHODS]
+    return [
+        GenerationRequest(request_id=n, prompt_token_ids=prompt, max_tokens=12, method=METHODS[n], report_layers=True)
+        for n in METHODS
+    ]
 
 
 def _poll_until_it_raises(engine: VllmEngine) -> None:
@@ -67,9 +71,12 @@ def worker_pids() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("kv_heads", "seed"), [(2, 3), (1, 7)])
-def test_two_ranks_give_the_result_of_one(kv_heads: int, seed: int, tmp_path: Path) -> None:
-    """With one KV head both ranks hold it: votes and shared page scores must still see its whole group.
+@pytest.mark.parametrize(
+    ("split", "kv_heads", "seed"), [("tensor_parallel", 2, 3), ("tensor_parallel", 1, 7), ("pipeline_parallel", 2, 3)]
+)
+def test_two_ranks_give_the_result_of_one(split: str, kv_heads: int, seed: int, tmp_path: Path) -> None:
+    """With one KV head both tensor-parallel ranks hold it: votes and shared page scores must still see its whole group.
+    Of two pipeline stages one has one layer of the three, the other two.
 
     Prompts are such that the last kept vote of every layer is at least 0.1 % above the first dropped one. Under seed 3
     Ada-SnapKV's votes tie in the model of one KV head (saturated probabilities), and rounding would choose.
@@ -80,7 +87,7 @@ def test_two_ranks_give_the_result_of_one(kv_heads: int, seed: int, tmp_path: Pa
         expected = run_requests(single, requests(seed))
     finally:
         single.close()
-    double = tiny_engine(tmp_path, tensor_parallel=2)
+    double = tiny_engine(tmp_path, **{split: 2})
     try:
         found = run_requests(double, requests(seed))
     finally:
@@ -90,6 +97,8 @@ def test_two_ranks_give_the_result_of_one(kv_heads: int, seed: int, tmp_path: Pa
         assert double.logprobs[name] == pytest.approx(single.logprobs[name], abs=1e-3), name
         for figure in ("density_prefill", "density_decode", "kv_kept"):
             assert getattr(found[name], figure) == pytest.approx(getattr(expected[name], figure), abs=1e-6), name
+            layers = found[name].layers[figure]
+            assert layers == pytest.approx(expected[name].layers[figure], abs=1e-6), (name, figure)
 
 
 def test_a_killed_engine_is_reported_dead_and_closes(folder: Path) -> None:

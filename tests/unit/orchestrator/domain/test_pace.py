@@ -33,3 +33,13 @@ def test_a_prediction_that_is_about_right_is_kept() -> None:
     pace = Pace()
     run(pace, predicted=1e5, true_per_predicted=1.2, until=20_000.0)
     assert pace.factor("a") == 1.0
+
+
+@pytest.mark.parametrize("engines", [1, 10, 40])
+def test_outcomes_that_come_a_batch_late_shake_no_prediction(engines: int) -> None:
+    """Right after the start many engines have worked for a while and told little."""
+    pace, late, whole = Pace(), 300.0, engines * 50_000.0
+    for now in range(0, 3000, 10):
+        done = engines * max(0.0, now - late)
+        pace.note({"a": whole - done}, {"a": engines}, float(now))
+        assert pace.factor("a") == 1.0, now
