@@ -1,5 +1,5 @@
-"""Two tensor-parallel ranks or pipeline stages equal one; replicated KV heads; an engine that dies says so and gives its
-memory back."""
+"""Two tensor-parallel ranks or pipeline stages equal one; replicated KV heads; an engine that dies says so and gives
+its memory back."""
 
 from __future__ import annotations
 
