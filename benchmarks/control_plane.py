@@ -30,6 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
 
+import sqlalchemy as sa  # noqa: E402
+
 from orchestrator.domain.grid import Cell  # noqa: E402
 from orchestrator.domain.placement import Node  # noqa: E402
 from orchestrator.scheduler.campaign import take_campaign  # noqa: E402
@@ -117,6 +119,8 @@ class Measured:
     store_mib: float
     outages: int
     """Times that the store was away (a server that is starved of CPU ends idle transactions)."""
+    repeated_attempts: int
+    """Attempts beyond one a shard: no worker is lost here, so each is work done for nothing."""
 
 
 def main() -> None:
@@ -238,6 +242,7 @@ def _run(
         resume_seconds=resume_seconds,
         store_mib=_store_mib(store),
         outages=_num_outages(store),
+        repeated_attempts=_num_repeated(store),
     )
 
 
@@ -268,6 +273,16 @@ def _num_outages(store: Store) -> int:
         return sum(
             kind == "store_back" for (kind,) in connection.execute(events.select().with_only_columns(events.c.kind))
         )
+
+
+def _num_repeated(store: Store) -> int:
+    from orchestrator.store.schema import attempts, shards
+
+    with store.read() as connection:
+        made, wanted = (
+            connection.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in (attempts, shards)
+        )
+    return int(made - wanted)
 
 
 def _store_mib(store: Store) -> float:
