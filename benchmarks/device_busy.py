@@ -11,15 +11,11 @@ from typing import Self
 INTERVAL_MILLISECONDS = 200
 
 
-def driver_command(*arguments: str) -> list[str]:
-    """`nvidia-smi` about the GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return ["nvidia-smi", *([f"--id={visible}"] if visible else []), *arguments]
-
-
 def driver_query(field: str) -> list[str]:
-    """Command that prints a field of each GPU that this process may use, one number a line."""
-    return driver_command(f"--query-gpu={field}", "--format=csv,noheader,nounits")
+    """Command that prints a field of each GPU that this process may use, one a line."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = [f"--id={visible}"] if visible else []
+    return ["nvidia-smi", *chosen, f"--query-gpu={field}", "--format=csv,noheader,nounits"]
 
 
 class DeviceBusy:

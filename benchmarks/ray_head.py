@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.device_busy import driver_command
+from benchmarks.device_busy import driver_query
 from orchestrator.scheduler.chaos.processes import kill_tree, send
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,18 +81,18 @@ def _environ(entry: Path) -> list[bytes]:
 
 
 def num_gpus() -> int:
-    return sum(line.startswith("GPU ") for line in _listed_gpus())
+    return len(_names_of_gpus())
 
 
 def device() -> str:
-    """The machine's GPUs by name, or `cpu`."""
-    names = sorted({line.split(": ", 1)[1].split(" (")[0] for line in _listed_gpus() if line.startswith("GPU ")})
-    return f"{num_gpus()} x {', '.join(names)}" if names else "cpu"
+    """The GPUs that this process may use by name, or `cpu`."""
+    names = _names_of_gpus()
+    return f"{len(names)} x {', '.join(sorted(set(names)))}" if names else "cpu"
 
 
-def _listed_gpus() -> list[str]:
+def _names_of_gpus() -> list[str]:
     try:
-        return subprocess.run(driver_command("-L"), capture_output=True, text=True, check=True).stdout.splitlines()
+        return subprocess.run(driver_query("name"), capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return []
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from workers.vllm_plugin import chosen
 from workers.vllm_plugin.attention import LayerCall
 from workers.vllm_plugin.compacted import quest_slots
-from workers.vllm_plugin.groups import FreshRows, Group, make_groups
+from workers.vllm_plugin.groups import FreshRows, Group, make_groups, to_device
 from workers.vllm_plugin.parallel import Ranks
 from workers.vllm_plugin.plan import Span
+from workers.vllm_plugin.requests import Kept
 from workers.vllm_plugin.sparsek import decode_slots
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Decoder:
         self.executor, self.ranks, self.scale = executor, ranks, scale
         self._stores: dict[int, Tensor] = {}
         self._joined: tuple[Any, decode.KeptSlots] | None = None
+        self._named: tuple[Any, decode.KeptAddresses] | None = None
 
     def run(self, call: LayerCall, spans: tuple[Span, ...], keys: Tensor, values: Tensor) -> None:
         """Attend for every decode row and write its output."""
@@ -195,16 +197,39 @@ class Decoder:
         )
 
     def _kept(self, call: LayerCall, group: Group, cache: KeyValues, queries: Tensor, out: Tensor) -> None:
-        decode.attend_kept(
+        if self.executor == "reference":
+            decode.attend_kept(
+                queries,
+                cache,
+                self._join_kept(call.name, group),
+                group.seq_lens,
+                max_generated=group.max_generated,
+                executor=self.executor,
+                scale=self.scale,
+                out=out,
+            )
+            return
+        kept = [s.request.kept[call.name] for s in group.spans]
+        _fused().attend_kept_at(
             queries,
             cache,
-            self._join_kept(call.name, group),
+            self._name_kept(kept, group),
             group.seq_lens,
-            max_generated=group.max_generated,
-            executor=self.executor,
+            max_tokens=max(k.slots.shape[1] for k in kept) + group.max_generated,
             scale=self.scale,
             out=out,
         )
+
+    def _name_kept(self, kept: list[Kept], group: Group) -> decode.KeptAddresses:
+        """Where the requests' lists lie, kept from step to step while the batch stays the same.
+
+        Not joined in one table: in a batch that changes at every step that would take a launch for each request.
+        """
+        if self._named is None or self._named[0] != kept:
+            rows = [[k.slots.data_ptr(), k.counts.data_ptr(), k.slots.shape[1]] for k in kept]
+            slots, counts, widths = to_device(torch.tensor(rows).T.contiguous(), group.seq_lens.device)
+            self._named = (kept, decode.KeptAddresses(slots, counts, widths, group.prompt_lengths))
+        return self._named[1]
 
     def _join_kept(self, name: str, group: Group) -> decode.KeptSlots:
         """The requests' kept slots in one table, kept from step to step while the batch stays the same."""

@@ -29,6 +29,8 @@ class Group:
     """int32 [B, max pages]."""
     seq_lens: Tensor
     """int32 [B], the row's own token included."""
+    prompt_lengths: Tensor
+    """int32 [B]."""
     budgets: Tensor
     """int32 [B], Quest's tokens; zero without Quest."""
     slots: Tensor
@@ -60,9 +62,13 @@ class FreshRows:
     def of(cls, rows: Sequence[tuple[int, Span, int]], page_size: int, device: torch.device) -> FreshRows:
         """From (row of the block table, span, tokens); one copy to the device."""
         numbers = torch.tensor([[row for row, _, _ in rows], [length for _, _, length in rows]], dtype=torch.int32)
-        if device.type == "cuda":
-            numbers = numbers.pin_memory().to(device, non_blocking=True)
+        numbers = to_device(numbers, device)
         return cls(tuple(span for _, span, _ in rows), numbers, max(length for _, _, length in rows), page_size)
+
+
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """A small table on the device, without waiting for it."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
 
 
 def group_key(method: MethodChoice) -> tuple[str, int, bool]:
@@ -93,9 +99,9 @@ def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Grou
     budgets = [s.request.method.decode.token_budget if isinstance(s.request.method.decode, Quest) else 0 for s in spans]
     lengths = [s.end_position for s in spans]
     continues = [int(s.continues) for s in spans]
-    numbers = torch.tensor([[s.first_token for s in spans], [s.row for s in spans], lengths, budgets, continues])
-    if device.type == "cuda":
-        numbers = numbers.pin_memory().to(device, non_blocking=True)
+    prompts = [s.request.prompt_length for s in spans]
+    rows = [[s.first_token for s in spans], [s.row for s in spans]]
+    numbers = to_device(torch.tensor([*rows, lengths, prompts, budgets, continues]), device)
     for span in spans:
         if not is_chosen(span.request.method.decode):
             span.request.decode.add(span.first_position, tokens_read(span))
@@ -104,8 +110,9 @@ def _make_group(spans: tuple[Span, ...], metadata: Any, cache_page: int) -> Grou
         tokens=_where(spans, numbers[0]),
         block_table=block_table[numbers[1]],
         seq_lens=numbers[2].to(torch.int32),
-        budgets=numbers[3].to(torch.int32),
-        slots=torch.where(numbers[4] > 0, metadata.slot_mapping[numbers[0]], -1),
+        prompt_lengths=numbers[3].to(torch.int32),
+        budgets=numbers[4].to(torch.int32),
+        slots=torch.where(numbers[5] > 0, metadata.slot_mapping[numbers[0]], -1),
         max_generated=-(-max(s.end_position - s.request.prompt_length for s in spans) // 256) * 256,
         max_budget=max(budgets),
         rebuilt=_rebuilt(spans, device),

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsekernels.index.launch import launch_options, wait_and_release
+from sparsekernels.index.launch import CHANGING, launch_options, wait_and_release
 
 LOG2E = 1.4426950408889634
 
@@ -130,7 +130,7 @@ def store_part(
             tl.store(target, result.to(out.dtype.element_ty), mask=g[:, None] < GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _merge(
     partial, norms, out, stride_ob, stride_oh, num_splits,
     D: tl.constexpr, HEADS: tl.constexpr, SPLITS: tl.constexpr, SKIP_EMPTY: tl.constexpr, EARLY: tl.constexpr,
@@ -162,7 +162,7 @@ def merge(scratch: Scratch, out: Tensor, skip_empty: bool) -> None:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _decode_lists(
     q, k, v, out, table, counts, widths, block_table, seq_lens, prompt_lens, partial, norms,
     stride_qb, stride_qh, stride_ob, stride_oh, stride_kp, stride_kt, stride_kh, stride_bt,

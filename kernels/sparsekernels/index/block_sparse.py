@@ -12,13 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsekernels.index.addresses import token_units
+from sparsekernels.index.launch import CHANGING
 from sparsekernels.index.order import ordered_bits, select_top
 from sparsekernels.index.pack import packed_row
 from sparsekernels.parameters import BlockSparse
 from sparsekernels.virtual import VirtualCache
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _pool_queries(
     q, means, packed, stride_t, stride_h, first, num_rows, num_blocks, first_block,
     D: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr,
@@ -37,7 +38,7 @@ def _pool_queries(
     tl.store(means + (head * num_blocks + block) * D + d, mean)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _pool_keys(
     k, block_table, means, page_units, token_stride_units, head_units, length, num_blocks,
     D: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, PAGED: tl.constexpr,
@@ -51,7 +52,7 @@ def _pool_keys(
     tl.store(means + (head * num_blocks + block) * D + d, tl.sum(x, 0) / tl.sum(inside.to(tl.float32), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _best_blocks(
     scores, block_table, table, lengths, first, length, num_rows, num_blocks, width, top, sinks, local, first_head,
     first_block, page_units, token_stride_units, head_units, group,

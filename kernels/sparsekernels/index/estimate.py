@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsekernels.index.addresses import token_units
+from sparsekernels.index.launch import CHANGING
 from sparsekernels.virtual import VirtualCache
 
 LOG2E = 1.4426950408889634
@@ -37,7 +38,7 @@ class Sums(NamedTuple):
         return self.both[1]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _lse_partials(
     q, k, block_table, partial,
     stride_qt, stride_qh, page_units, token_stride_units, head_units,
@@ -72,7 +73,7 @@ def _lse_partials(
     tl.store(partial + (head.to(tl.int64) * num_splits + split) * window + row, lse, mask=row < window)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _lse_merge(partial, lse, window, num_splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -87,7 +88,7 @@ def _lse_merge(partial, lse, window, num_splits, SPLITS: tl.constexpr, BLOCK: tl
     tl.store(lse + head * window + row, result, mask=row < window)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _column_and_diagonal_sums(
     q, k, block_table, lse, columns, slots,
     stride_qt, stride_qh, page_units, token_stride_units, head_units,
@@ -128,7 +129,7 @@ def _column_and_diagonal_sums(
     tl.store(columns + head * length + column, column_sums, mask=column < length)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _add_slots(slots, diagonals, length, window, num_row_tiles, num_key_tiles, BLOCK: tl.constexpr):
     """Slot t of key tile n holds the offsets (length − window) + (t − 1 − n)·BLOCK + 0 … BLOCK − 1."""
     head = tl.program_id(1).to(tl.int64)

@@ -12,12 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.launch import CHANGING
 from sparsekernels.index.order import MOST_SCANNED, cut_row, row_keys, row_options, top_prefix_of_all
 from sparsekernels.methods.snapkv import Gather, floor_of, most_kept
 from sparsekernels.parameters import AdaSnapKV, SnapKV
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _take_best(
     votes, rest, size, want, sink, local_from,
     BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr, SCAN: tl.constexpr,
@@ -35,7 +36,7 @@ def _take_best(
         tied += tl.sum(equal, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _list_slots(
     rest, prefix, block_table, slots, counts, size, width, first_head,
     PAGE: tl.constexpr, BLOCK: tl.constexpr, ADAPTIVE: tl.constexpr,

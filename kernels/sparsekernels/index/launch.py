@@ -1,6 +1,6 @@
-"""Starting a kernel while the one before it drains (programmatic dependent launch, Hopper and later).
+"""How kernels are started: without compiling anew for every request, and while the one before drains.
 
-A kernel launched so must `wait` before it reads what an earlier kernel wrote. All ours wait first and then let their
+The latter is programmatic dependent launch (Hopper and later). A kernel launched so must `wait` before it reads what an earlier kernel wrote. All ours wait first and then let their
 successor start, so when a kernel passes its wait, everything before it in the stream has finished.
 """
 
@@ -14,6 +14,14 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+
+CHANGING = [
+    "length", "window", "num_queries", "num_rows", "num_row_tiles", "num_key_tiles", "num_splits", "tiles_per_split",
+    "num_tiles", "num_blocks", "all_blocks", "first", "first_block", "first_head", "rows_each",
+    "want", "want_0", "want_1", "forced_0", "forced_1", "top", "sinks", "local", "sink", "local_from",
+]  # fmt: skip
+"""Arguments that change from request to request: no kernel is compiled anew because one of them is 1 or a multiple of
+16. Strides and sizes by which addresses become aligned are not among them."""
 
 
 @triton.jit

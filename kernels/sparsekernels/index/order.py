@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.launch import CHANGING
+
 
 @triton.jit
 def ordered_bits(x):
@@ -115,7 +117,7 @@ def cut_row(scores, size, want, forced, forced_from, BLOCK: tl.constexpr, IN_REG
     return low, high, above
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _top_prefix(
     scores, counts, prefix, size, rows_each, forced_0, forced_1, want_0, want_1,
     HAS_COUNTS: tl.constexpr, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr, SCAN: tl.constexpr,

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.launch import CHANGING
+
 
 @triton.jit
 def packed_row(row, first, num_rows, ROWS: tl.constexpr):
@@ -21,7 +23,7 @@ def packed_row(row, first, num_rows, ROWS: tl.constexpr):
     return num_rows - stop + row - start
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _copy_rows(
     source, target, first, num_rows, stride_t, stride_h, D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
     PACK: tl.constexpr,

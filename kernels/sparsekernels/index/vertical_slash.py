@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsekernels.index.addresses import token_units
+from sparsekernels.index.launch import CHANGING
 from sparsekernels.virtual import VirtualCache
 
 
@@ -36,7 +37,7 @@ class Pattern(NamedTuple):
     row_block: int
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _columns(prefix, columns, num_columns, length, BLOCK: tl.constexpr):
     head = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -54,7 +55,7 @@ def _covers(before, distance, length, ROWS: tl.constexpr, mask):
     return mask & (high > low)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _count_distances(before, tile_counts, length, num_tiles, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     distance = 1 + tile * BLOCK + tl.arange(0, BLOCK)
@@ -62,7 +63,7 @@ def _count_distances(before, tile_counts, length, num_tiles, ROWS: tl.constexpr,
     tl.store(tile_counts + head * num_tiles + tile, tl.sum(covered.to(tl.int32), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _list_distances(
     before, tile_counts, distances, distances_before, length, num_blocks, num_tiles,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
@@ -80,7 +81,7 @@ def _list_distances(
         tl.store(distances_before + head * num_blocks, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _expand(
     columns, num_columns, offsets_before, distances, distances_before, block_table, table, lengths,
     first_head, first_block, num_blocks, length, width, page_units, token_stride_units, head_units, group, all_blocks,

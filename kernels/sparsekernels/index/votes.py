@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsekernels.index.addresses import token_units
 from sparsekernels.index.estimate import LOG2E, row_norms
+from sparsekernels.index.launch import CHANGING
 from sparsekernels.methods.snapkv import smooth
 from sparsekernels.parameters import AdaSnapKV, SnapKV
 from sparsekernels.virtual import VirtualCache
@@ -21,7 +22,7 @@ from sparsekernels.virtual import VirtualCache
 TILE = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _votes(
     q, k, block_table, lse, votes,
     stride_qt, stride_qh, page_units, token_stride_units, head_units,
