@@ -28,6 +28,10 @@ LONG_SAMPLES = 4
 DECODE_TOKENS = 64
 WARM_TOKENS = 24
 """Tokens of the round before: enough for the engine to capture its graphs."""
+WARM_STEPS = 16
+"""Steps of each batch size while a full batch drains in a warm-up; as many as a capture waits for, and some more."""
+ROUNDS_ALONE = 3
+"""Rounds of one request in flight: a hiccup of the host would be a tenth of one."""
 
 
 @dataclass(slots=True)
@@ -124,7 +128,7 @@ class Bench:
         return self.generate([{"prompt_token_ids": prompt, "max_tokens": tokens, "method": method}])[0][0]
 
     def samples(self, length: int, name: str, method: dict[str, Any]) -> None:
-        """Whole uncached samples with the engine full: samples an hour. Prefill and decode must be warm."""
+        """Whole uncached samples with the engine full: samples an hour. Prefill must be warm."""
         count = self.engine.spec.max_in_flight
         if length > LONG_TOKENS:
             count = min(count, LONG_SAMPLES)
@@ -133,6 +137,8 @@ class Bench:
         requests = [{"prompt_token_ids": p, "max_tokens": tokens, "method": method} for p in prompts]
         if count == 1:  # nothing else was timed on this engine
             self.generate([{"prompt_token_ids": prompts[0][: length // 2], "max_tokens": 8, "method": method}])
+        else:
+            self._drain_a_full_batch(prompts[0], count, method)
         with DeviceBusy() as device:
             begin = time.time()
             results, seconds, peak = self.generate(requests)
@@ -143,8 +149,13 @@ class Bench:
             kv_peak=peak, memory_gib=memory_used_gib() or 0.0,
         )  # fmt: skip
 
+    def _drain_a_full_batch(self, prompt: list[int], count: int, method: dict[str, Any]) -> None:
+        """Warm-up: a full batch over one cached prompt, which ends little by little, so that every size comes."""
+        same = {"prompt_token_ids": prompt, "method": method, "cache_group": "shared"}
+        self.generate([same | {"max_tokens": WARM_STEPS * (1 + i * 8 // count)} for i in range(count)])
+
     def decode(self, length: int, in_flight: int, name: str, method: dict[str, Any]) -> None:
-        """Seconds a token while `in_flight` requests decode over cached prompts; the second of two rounds."""
+        """Seconds a token while `in_flight` requests decode over cached prompts; after a round of warm-up."""
         distinct = min(in_flight, self.run.options.distinct_prompts(length))
         prompts = prompts_of(self.run, length, distinct)
         requests = [
@@ -153,10 +164,11 @@ class Bench:
             for i in range(in_flight)
         ]
         self.generate([r | {"max_tokens": WARM_TOKENS} for r in requests])
-        results, seconds, peak = self.generate(requests)
+        rounds = [self.generate(requests) for _ in range(ROUNDS_ALONE if in_flight == 1 else 1)]
+        results, seconds, peak = rounds[-1]
         self.run.record(
             part=self.part, figure="decode", length=length, in_flight=in_flight, method=name,
-            seconds=median(r.seconds_decode / r.num_decode_steps for r in results),
+            seconds=median(r.seconds_decode / r.num_decode_steps for one, _, _ in rounds for r in one),
             wall=seconds, density=fmean(r.density_decode for r in results), kv_kept=fmean(r.kv_kept for r in results),
             cached=fmean(r.num_cached_tokens for r in results), preemptions=sum(r.num_preemptions for r in results),
             kv_peak=peak, memory_gib=memory_used_gib() or 0.0,

@@ -23,7 +23,7 @@ models:
   - smollm2-135m            # from a package, runs on a CPU: frontier models pull smollm2-135m
 # - Qwen/Qwen2.5-7B-Instruct              # a hub id, or a folder with config.json and weights
 # - source: Qwen/Qwen2.5-72B-Instruct
-#   tensor_parallel: 4                    # GPUs of one engine
+#   tensor_parallel: 4                    # GPUs of one engine; see also pipeline_parallel and nodes_per_engine
 #   rope: yarn_per_length                 # beyond 32,768 tokens: YaRN as the model's authors advise
 
 methods:                    # frontier methods list; options: frontier methods show quest

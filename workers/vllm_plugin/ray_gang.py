@@ -26,16 +26,21 @@ def check_gang(spec: EngineSpec, platform: Any) -> None:
         raise EngineStartError(f"{where}, but this vLLM has no {EXECUTOR}: install vLLM 0.25 or newer")
     if os.environ.get(SWITCH, "1") != "1":
         raise EngineStartError(f"{where}, and {SWITCH}=0 would leave out every method: unset it")
-    if not _has_group():
+    address = _cluster()
+    if address is None:
         raise EngineStartError(f"{where}: it runs on a Ray cluster only (frontier run SPEC --ray ADDRESS)")
     os.environ[SWITCH] = "1"
+    # The engine's core is a process of its own, which else might start a cluster of its own.
+    os.environ["RAY_ADDRESS"] = address
 
 
-def _has_group() -> bool:
-    """Whether this process is in a placement group of Ray."""
+def _cluster() -> str | None:
+    """Address of the Ray cluster in one of whose placement groups this process is; None: it is in none."""
     if find_spec("ray") is None:
-        return False
+        return None
     import ray
     from ray.util import get_current_placement_group
 
-    return bool(ray.is_initialized()) and get_current_placement_group() is not None
+    if not ray.is_initialized() or get_current_placement_group() is None:
+        return None
+    return str(ray.get_runtime_context().gcs_address)

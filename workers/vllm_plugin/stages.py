@@ -1,4 +1,4 @@
-"""One report of a request from those of all ranks of an engine whose layers are cut into pipeline stages."""
+"""Engines whose layers are cut into pipeline stages: what a later stage needs, and one report from all ranks."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def _chain(known: Sequence[tuple[Report, int]], parts: Sequence[tuple[float, ...
     if not any(parts):
         return ()
     return tuple(value for part, (_, number) in zip(parts, known, strict=True) for value in part or (1.0,) * number)
+
+
+def prepare_stage(runner: Any) -> None:
+    """Make the buffers in which a later stage receives hidden states. vLLM makes them in its warm-up run, which its CPU
+    worker leaves out when it neither compiles nor measures memory."""
+    from vllm.distributed.parallel_state import get_pp_group
+
+    if get_pp_group().is_first_rank or getattr(runner, "intermediate_tensors", True) is not None:
+        return
+    runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+        batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+    )

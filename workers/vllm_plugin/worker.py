@@ -10,6 +10,7 @@ from workers.vllm_plugin import register
 from workers.vllm_plugin.graphs import guard_graphs
 from workers.vllm_plugin.parallel import current_ranks
 from workers.vllm_plugin.session import Session
+from workers.vllm_plugin.stages import prepare_stage
 from workers.vllm_plugin.step_graphs import StepGraphs, supports
 
 
@@ -45,6 +46,7 @@ class SparseWorker:
         """Once, in the first step: the runner makes its graphs after the weights are loaded."""
         if self._guarded:
             return
+        prepare_stage(self.model_runner)
         layers = attention_layers(self.model_runner)
         if supports(self.model_runner, layers):
             self.graphs = StepGraphs(self.session, self.model_runner, layers)
