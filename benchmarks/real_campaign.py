@@ -5,7 +5,8 @@
 Starts a Ray head node with all GPUs, runs `frontier run SPEC` on it, kills that process (SIGKILL) when a share of the
 samples is recorded, starts the same command again, and stops it so early that the store can be packed and the report
 made before `--seconds` are over: what is finished by then is exported and reported. The workers outlive the kill, and
-the second orchestrator adopts them without loading an engine anew.
+the second orchestrator adopts them without loading an engine anew. With `--continue-from STORE`, the packed store of a
+run that was killed (on another machine, say), it resumes that campaign and kills nothing.
 
 Writes at most eight files to FOLDER: summary.json, store.sqlite.xz, report.html, tables.tar.xz (CSV and JSON),
 figures.tar.xz, export.tar.xz (Parquet), campaign.log, logs.tar.xz (Ray's and the workers' own).
@@ -15,18 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
-import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.device_busy import DeviceBusy
+from benchmarks.packed_files import pack, pack_store, unpack_store
 from benchmarks.ray_head import RayHead, device, environment_for, num_gpus
 from orchestrator.scheduler.chaos.processes import command_of
 from orchestrator.store.naming import UnknownCampaign
@@ -135,7 +132,7 @@ def _mapping(model: Any) -> dict[str, Any]:
 
 
 def drive(campaign: Campaign, address: str, clock: Clock, kill_share: float) -> None:
-    """Run, kill at the share of samples, run again to the end or to the end of the time."""
+    """Run, kill at the share of samples, then `resume`."""
     # Without a wall time, before which no engine would be loaded any more: this one is killed.
     process = campaign.start(address)
     clock.note(f"orchestrator {process.pid} started")
@@ -147,18 +144,30 @@ def drive(campaign: Campaign, address: str, clock: Clock, kill_share: float) -> 
         process.send_signal(signal.SIGKILL)
         process.wait()
         clock.note(f"killed orchestrator {process.pid} (SIGKILL) after {before} of {total} samples")
-        if clock.left < REPORT_SECONDS + RESUME_SECONDS:
-            return
-        process = campaign.start(address, clock.left - REPORT_SECONDS)
-        clock.note(f"the same command again: orchestrator {process.pid}")
+    finally:
+        _end(process)
+    if clock.left >= REPORT_SECONDS + RESUME_SECONDS:
+        resume(campaign, address, clock)
+
+
+def resume(campaign: Campaign, address: str, clock: Clock) -> None:
+    """The same command over what is recorded, to the end or to the end of the time."""
+    before, total = campaign.counts()
+    process = campaign.start(address, clock.left - REPORT_SECONDS)
+    clock.note(f"the same command again over {before} of {total} samples: orchestrator {process.pid}")
+    try:
         code = process.wait(max(1.0, clock.left - REPORT_SECONDS + 4 * GRACE_SECONDS))
         clock.note(f"exit code {code}; {campaign.counts()[0]} of {total} samples recorded")
     except subprocess.TimeoutExpired:
         clock.note("the orchestrator did not drain in time and is killed")
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
 
 
 def _until_share(campaign: Campaign, process: subprocess.Popen[bytes], clock: Clock, share: float) -> bool:
@@ -173,33 +182,6 @@ def _until_share(campaign: Campaign, process: subprocess.Popen[bytes], clock: Cl
             return True
         time.sleep(0.5)
     return False
-
-
-def pack_store(campaign: Campaign, out: Path) -> None:
-    """A consistent copy of the store, compressed."""
-    copy = campaign.store.with_name("copy.sqlite")
-    with closing(sqlite3.connect(campaign.store)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-    with lzma.open(out / "store.sqlite.xz", "wb", preset=3) as packed, copy.open("rb") as plain:
-        shutil.copyfileobj(plain, packed)
-
-
-def pack(paths: Sequence[Path], archive: Path, largest: int | None = None) -> None:
-    """A tar of files and folders; of files over `largest` bytes only the end."""
-    with tarfile.open(archive, "w:xz", preset=3) as tar:
-        for path in paths:
-            if largest is not None and path.is_file() and path.stat().st_size > largest:
-                path = _end_of(path, largest)
-            if path.exists():
-                tar.add(path, arcname=path.name)
-
-
-def _end_of(path: Path, size: int) -> Path:
-    copy = Path(tempfile.mkdtemp()) / path.name
-    with path.open("rb") as stream:
-        stream.seek(-size, os.SEEK_END)
-        copy.write_bytes(stream.read())
-    return copy
 
 
 def report(campaign: Campaign, out: Path, scratch: Path, clock: Clock) -> None:
@@ -253,6 +235,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seconds", type=float, default=400.0, help="time for everything")
     parser.add_argument("--engine", default="vllm", help="fake for a rehearsal without a model")
+    parser.add_argument("--continue-from", type=Path, metavar="STORE", help="store.sqlite.xz of a run that was killed")
     parser.add_argument("--kill-at", type=float, default=0.3, help="share of the samples before the kill")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the spec, such as samples=2"
@@ -270,11 +253,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment = environment_for(scratch)
     spec, name = written_spec(options.spec, options.model, options.set, scratch)
     campaign = Campaign(spec, name, scratch / "store.sqlite", out / "campaign.log", options.engine, environment)
+    if options.continue_from is not None:
+        unpack_store(options.continue_from, campaign.store)
     head = RayHead(scratch, environment)
     try:
         clock.note(f"Ray is up with {num_gpus()} GPUs")
         with DeviceBusy() as busy:
-            drive(campaign, head.address, clock, options.kill_at)
+            if options.continue_from is None:
+                drive(campaign, head.address, clock, options.kill_at)
+            else:
+                resume(campaign, head.address, clock)
         engines = [p for p in head.marked() if "EngineCore" in command_of(p)]
         clock.note(f"engine processes that outlived the campaign: {len(engines)}")
         pack(head.logs(), out / "logs.tar.xz", LARGEST_LOG)
@@ -283,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not campaign.counts()[0]:
         clock.note("no sample was recorded; see campaign.log and logs.tar.xz")
         return 1
-    pack_store(campaign, out)
+    pack_store(campaign.store, out)
     clock.note("store packed")
     (out / "summary.json").write_text(json.dumps(summary(campaign, clock, busy), indent=1))
     report(campaign, out, scratch, clock)
