@@ -50,7 +50,7 @@ def check_parallel(spec: EngineSpec, config: Mapping[str, Any], num_devices: int
         raise EngineStartError(f"tensor_parallel is {ranks}; it must divide the model's {heads} attention heads")
     if kv_heads % ranks and ranks % kv_heads:
         raise EngineStartError(f"tensor_parallel is {ranks}; it must divide {kv_heads} KV heads or be a multiple")
-    layers = int(text["num_hidden_layers"])
+    layers = int(text.get("num_hidden_layers") or spec.pipeline_parallel)
     if not 1 <= spec.pipeline_parallel <= layers:
         raise EngineStartError(f"pipeline_parallel is {spec.pipeline_parallel}; the model has {layers} layers")
     if num_devices is not None and spec.num_nodes == 1 and spec.num_gpus > num_devices:

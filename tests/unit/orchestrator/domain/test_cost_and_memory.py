@@ -195,3 +195,29 @@ def test_every_known_model_fits_somewhere() -> None:
 def test_heads_that_do_not_split_are_named() -> None:
     assert known("smollm2-135m").check_tensor_parallel(2) == "9 query heads do not split over 2 GPUs"
     assert known("qwen2.5-7b").check_tensor_parallel(4) is None
+
+
+def test_stages_share_the_layers_and_one_table_stays_whole() -> None:
+    """Of Qwen2.5-72B's 80 layers three stages have 27, 27 and 26; the first holds the embeddings, the last the head."""
+    qwen, h100 = known("qwen2.5-72b"), GPU_TYPES["H100"]
+    whole = plan_memory(qwen, h100, tensor_parallel=4, max_model_len=1024)
+    staged = plan_memory(qwen, h100, tensor_parallel=4, pipeline_parallel=3, max_model_len=1024)
+    table = qwen.shape.vocab_size * qwen.shape.hidden_size * 2 / 4
+    assert staged.weight_bytes == pytest.approx((whole.weight_bytes - 2 * table) * 27 / 80 + table, rel=1e-6)
+    assert staged.kv_bytes_per_token == whole.kv_bytes_per_token * 27 / 80
+    assert staged.kv_needed_bytes == pytest.approx(whole.kv_needed_bytes * 27 / 80, rel=1e-6)
+    assert staged.kv_capacity_tokens > 3 * whole.kv_capacity_tokens
+    two = plan_memory(qwen, h100, tensor_parallel=2, pipeline_parallel=2, max_model_len=1024)
+    assert two.weight_bytes == pytest.approx(whole.weight_bytes, rel=0.02)
+    assert qwen.check_split(2, 81) == "80 layers do not split into 81 stages"
+
+
+def test_stages_are_as_fast_as_gpus_side_by_side_while_there_are_requests() -> None:
+    options = {"length_tokens": 32768, "tensor_parallel": 8}
+    qwen, h100 = known("qwen2.5-72b"), GPU_TYPES["H100"]
+    one = sample_cost(qwen, h100, in_flight=16, **options)  # type: ignore[arg-type]
+    two = sample_cost(qwen, h100, in_flight=16, pipeline_parallel=2, **options)  # type: ignore[arg-type]
+    assert two.prefill_seconds == pytest.approx(one.prefill_seconds / 2)
+    assert one.decode_seconds / 2 < two.decode_seconds < one.decode_seconds
+    alone = sample_cost(qwen, h100, in_flight=1, pipeline_parallel=2, **options)  # type: ignore[arg-type]
+    assert alone.prefill_seconds == pytest.approx(one.prefill_seconds), "a single request passes one stage at a time"

@@ -27,6 +27,16 @@ samples: 8
 """
 
 MISTAKES = [
+    (
+        "[smollm2-135m]",
+        "[{source: smollm2-135m, pipeline_parallel: 3, nodes_per_engine: 2}]",
+        "2:55: nodes_per_engine is 2; it must divide the 3 GPUs of one engine (tensor_parallel 1 × ",
+    ),
+    (
+        "[smollm2-135m]",
+        "[{source: smollm2-135m, pipeline_parallel: 0}]",
+        "2:33: models.0.pipeline_parallel is 0",
+    ),
     ("samples: 8", "sampels: 8", "12:1: unknown key 'sampels'; did you mean 'samples'?"),
     ("samples: 8", 'samples: "8"', "12:1: samples is '8': input should be a valid integer"),
     ("samples: 8", "samples: 8\nsamples: 9", '13:1: YAML: found duplicate key "samples"'),

@@ -18,6 +18,7 @@ from orchestrator.scheduler.simulation.sim_clock import SimClock
 from orchestrator.scheduler.simulation.sim_pool import SimPool
 from orchestrator.scheduler.simulation.sim_worker import SampleTime
 from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign, take_over
+from orchestrator.store.engine_record import engine_from_json, to_json
 from orchestrator.store.plan import load_plan
 from orchestrator.store.schema import events
 from orchestrator.store.session import Store, open_store
@@ -171,3 +172,33 @@ def test_an_engine_larger_than_every_node_is_told_once(
     with store.read() as connection:
         kinds = list(connection.execute(events.select().with_only_columns(events.c.kind)).scalars())
     assert kinds.count("no_room") == 1
+
+
+def test_a_gang_over_two_nodes_starts_and_frees_both(store: Store, clock: SimClock) -> None:
+    loop, pool = make_loop(store, clock, "wide", priority=0, gpus=2, samples=1000, pipeline_parallel=2, num_nodes=2)
+    for _ in range(60):
+        loop.tick()
+    assert sorted(m.nodes for m in loop.members) == [("a", "b"), ("a", "b")]
+    assert [node.num_free for node in pool.nodes()] == [0, 0]
+    while loop.tick():
+        pass
+    assert loop.num_unfinished == 0
+
+
+def test_a_gang_over_more_nodes_than_there_are_is_told(
+    store: Store, clock: SimClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop, _ = make_loop(store, clock, "broad", priority=0, gpus=3, samples=10, num_nodes=3)
+    for _ in range(3):
+        loop.tick()
+    assert engines(loop) == 0
+    assert "broad cannot start here: it needs 1 GPUs on each of 3 nodes, and 2 node(s) here have so many" in caplog.text
+
+
+def test_engines_of_one_node_keep_the_key_that_older_stores_have() -> None:
+    plain = to_json(EngineSpec(model="m", max_model_len=128))
+    assert not {"pipeline_parallel", "num_nodes"} & set(plain)
+    assert plain["rope_scaling"] is None
+    assert engine_from_json(plain) == EngineSpec(model="m", max_model_len=128)
+    wide = EngineSpec(model="m", max_model_len=128, tensor_parallel=2, num_nodes=2)
+    assert engine_from_json(to_json(wide)) == wide

@@ -135,3 +135,43 @@ def test_bad_times_and_fleets_are_the_users_errors(spec: Path) -> None:
         parse_duration("soon", "--mtbf")
     done = CliRunner().invoke(commands(), ["plan", str(spec), "--gpus", "8xH300"])
     assert isinstance(done.exception, UserError)
+
+
+WIDE = """
+name: wide
+models:
+  - {source: Qwen/Qwen2.5-72B-Instruct, name: wide, tensor_parallel: 8, pipeline_parallel: 2, nodes_per_engine: 2}
+  - {source: Qwen/Qwen2.5-7B-Instruct, name: small}
+lengths: [16384]
+tasks: [ruler_niah, ruler_vt]
+samples: 200
+max_output_tokens: 512
+methods: [dense, {quest: {token_budget: [816, 1632]}}]
+"""
+
+
+def test_engines_over_two_nodes_run_beside_others(tmp_path: Path) -> None:
+    """Three nodes: the gang takes two, and is gone when either is lost."""
+    path = tmp_path / "wide.yaml"
+    path.write_text(WIDE)
+    cells = expand(load_spec(path), describe_model)
+    fleet = parse_fleet("3x8xH100")
+    calm = Simulation(cells, fleet, Scenario(fold=10))
+    result = calm.run()
+    assert result.account.busy == pytest.approx(result.useful_gpu_seconds)
+    assert all(policy.makespan_seconds > 0 for policy in calm.baselines().values())
+    hurt = Simulation(cells, fleet, Scenario(fold=10, mtbf_seconds=1500.0, away_seconds=120.0)).run()
+    assert hurt.account.num_outages > 0
+    assert hurt.account.busy >= hurt.useful_gpu_seconds * (1 - 1e-9)
+
+
+def test_plan_knows_how_many_nodes_an_engine_needs(tmp_path: Path) -> None:
+    path = tmp_path / "wide.yaml"
+    path.write_text(WIDE)
+    found = CliRunner().invoke(commands(), ["plan", str(path), "--gpus", "2x8xH100", "--json"])
+    plan = json.loads(found.stdout)
+    wide = next(engine for engine in plan["engines"] if engine["model"] == "wide")
+    assert (wide["tensor_parallel"], wide["pipeline_parallel"], wide["nodes_per_engine"]) == (8, 2, 2)
+    assert not any("nodes" in warning for warning in plan["warnings"])
+    small = CliRunner().invoke(commands(), ["plan", str(path), "--gpus", "1x8xH100", "--json"])
+    assert "needs 8 GPUs on each of 2 nodes; 1 node(s) have so many" in small.stdout
