@@ -20,12 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks import decode_grid
 from benchmarks.device_busy import DeviceBusy
-from benchmarks.engine_cases import SHAPES, methods_for
+from benchmarks.engine_cases import SHAPES, methods_for, model_folder
 from benchmarks.engine_figures import LONG_TOKENS, Bench, Run
 from benchmarks.engine_ratios import ratio_lines
 from workers.engine import EngineSpec
@@ -91,16 +90,6 @@ def measure_grid(run: Run, bench: Bench) -> None:
     with DeviceBusy() as busy:
         found = decode_grid.measure(grid, options, run.deadline, busy)
     run.record(part=bench.part, figure="grid", ratio=found["separate_seconds"] / found["shared_seconds"], **found)
-
-
-def model_folder(options: argparse.Namespace, scratch: str) -> str:
-    """The model's folder; with --shapes, a scratch folder that holds a config.json of those shapes."""
-    if options.model:
-        return str(options.model)
-    config = dict(SHAPES[options.shapes])
-    config["num_hidden_layers"] = options.layers or config["num_hidden_layers"]
-    (Path(scratch) / "config.json").write_text(json.dumps(config))
-    return scratch
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -50,3 +53,13 @@ def methods_for(length: int) -> dict[str, dict[str, Any]]:
             "decode": {"name": "quest", "token_budget": 1024},
         },
     }  # fmt: skip
+
+
+def model_folder(options: argparse.Namespace, scratch: str) -> str:
+    """The model's folder; with --shapes, a scratch folder that holds a config.json of those shapes."""
+    if options.model:
+        return str(options.model)
+    config: dict[str, Any] = dict(SHAPES[options.shapes])
+    config["num_hidden_layers"] = options.layers or config["num_hidden_layers"]
+    (Path(scratch) / "config.json").write_text(json.dumps(config))
+    return scratch

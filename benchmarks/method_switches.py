@@ -1,6 +1,7 @@
 """What does it cost an engine to change the method from one request to the next?
 
     frontier bench switches --model FOLDER [--requests 200] [--length 300]
+    frontier bench switches --shapes qwen2.5-7b [--layers 28]     (random weights of real shapes, for a GPU)
 
 One request at a time. First each method alone, request after request; then all methods in turn. The extra latency of a
 switch is a request's latency in the second part, less the median of its method in the first. The same difference over
@@ -14,11 +15,13 @@ import json
 import platform
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import Any
 
+from benchmarks.engine_cases import SHAPES, model_folder
 from workers.engine import EngineSpec, GenerationFailure, GenerationRequest
 from workers.failures import EngineError
 from workers.vllm_engine import VllmEngine
@@ -81,16 +84,27 @@ def measure(engine: VllmEngine, requests: int, length: int, tokens: int) -> dict
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print JSON."""
     parser = argparse.ArgumentParser(prog="frontier bench switches", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--model", required=True, help="model folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="model folder")
+    source.add_argument("--shapes", choices=sorted(SHAPES), help="random weights of such a model, token ids alone")
+    parser.add_argument("--layers", type=int, help="fewer layers than the shapes have")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--length", type=int, default=300, help="prompt tokens")
     parser.add_argument("--tokens", type=int, default=4, help="tokens to generate")
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    engine = VllmEngine(EngineSpec(model=options.model, max_model_len=options.length + options.tokens + 16))
-    try:
-        found = measure(engine, options.requests, options.length, options.tokens)
-    finally:
-        engine.close()
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = VllmEngine(
+            EngineSpec(
+                model=model_folder(options, scratch),
+                max_model_len=options.length + options.tokens + 16,
+                load_format="auto" if options.model else "dummy",
+                options={"ignore_eos": True},
+            )
+        )
+        try:
+            found = measure(engine, options.requests, options.length, options.tokens)
+        finally:
+            engine.close()
     facts = engine.facts
     environment = {"engine": facts.engine, "device": facts.device, "python": platform.python_version()}
     print(json.dumps({**environment, **facts.versions, **found}, indent=1))
