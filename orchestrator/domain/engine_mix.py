@@ -187,10 +187,10 @@ def _until(node: Node, horizon: float) -> float:
 
 
 def _spare_windows(demands: Iterable[Demand], horizon: float, least_run: float) -> list[Window]:
-    """The time that engines of a kind can spare: it ends with the horizon."""
+    """The time that engines of a kind can spare, by making way or by ending early: it ends with the horizon."""
     windows: list[Window] = []
     for demand in demands:
-        spared = _spared(demand, horizon) if demand.num_engines > 1 else 0.0
+        spared = _spared(demand, horizon)
         while spared > least_run and len(windows) < MOST_WINDOWS:
             gpus = smallest_gang(demand) // demand.num_nodes
             window = Window(gpus, min(spared, horizon), demand.key, is_free=False, priority=demand.priority)
