@@ -92,6 +92,22 @@ def test_nobody_makes_way_for_work_that_free_gpus_will_take() -> None:
     assert mix().makes_way([Node(name="n", num_gpus=4, num_free=1)], demands) is None
 
 
+def test_nobody_makes_way_for_work_that_follows_a_lone_engine() -> None:
+    """Kind a is through in 5 s, and its GPU then has 55 s left: as much as c needs."""
+    others = [kind("b", 100.0, engines=3), kind("c", 55.0)]
+    assert mix(tolerance=0.5).makes_way(full(4), [kind("a", 5.0, engines=1), *others]) is None
+    assert mix(tolerance=0.16).makes_way(full(4), [kind("a", 59.0, engines=1), *others]) == "b"
+
+
+def test_the_tolerance_that_saves_no_load_is_left_for_later() -> None:
+    """Three engines' work and a bit: within 2 % the bit needs no load of its own, within 1 % it does."""
+    node = [Node(name="n", num_gpus=4, num_free=4)]
+    for seconds, aim in ((304.0, 102.0), (300.0, 101.0)):
+        planner, work = EngineMix([0.02, 0.01], 0.0), [kind("a", seconds), kind("b", 400.0 - seconds)]
+        assert Counter(p.key for p in planner.choose(node, work)) == {"a": 3, "b": 1}
+        assert planner._plan(node, work, 4).horizon == pytest.approx(aim)
+
+
 def test_full_nodes_cost_nothing_to_ask() -> None:
     assert mix().choose(full(8), [kind("a", 1e6)]) == []
 
