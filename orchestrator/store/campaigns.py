@@ -69,6 +69,10 @@ class Grip:
         return self.fence.campaign_id
 
 
+LATER_MODEL_FIELDS = (("pipeline_parallel", 1), ("nodes_per_engine", 1))
+"""Fields of a model that specs did not have at first, at the values that mean what was before: no part of the hash."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCampaign:
     """What a campaign is made of."""
@@ -86,8 +90,22 @@ class NewCampaign:
 
     @property
     def spec_hash(self) -> str:
-        identity = {"spec": self.spec, "cells": [cell.key for cell in self.cells], "engine": self.engine_name}
+        """The same in every version: a campaign can be continued after an upgrade."""
+        identity = {
+            "spec": _without_later_fields(self.spec),
+            "cells": [cell.key for cell in self.cells],
+            "engine": self.engine_name,
+        }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _without_later_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
+    if "models" not in spec:
+        return dict(spec)
+    models = [
+        {key: value for key, value in m.items() if (key, value) not in LATER_MODEL_FIELDS} for m in spec["models"]
+    ]
+    return {**spec, "models": models}
 
 
 def create_campaign(store: Store, new: NewCampaign) -> int:
