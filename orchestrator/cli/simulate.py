@@ -32,7 +32,10 @@ def simulate_command(
     load_scale: Annotated[float, typer.Option(min=0.01, help="On the predicted engine loads.")] = 1.0,
     noise: Annotated[float, typer.Option(min=0, max=2, help="Error of the estimates, sigma of the log.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of faults and errors.")] = 0,
-    fold: Annotated[int, typer.Option(min=1, help="Samples simulated as one.")] = 10,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples simulated as one.", show_default="1 to 10, by the campaign's length"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a campaign with the production loop; compare with static splitting and first in, first out."""

@@ -26,6 +26,12 @@ from orchestrator.store.session import Store, open_store
 from workers.engine import EngineSpec
 from workers.protocol import ShardOrder
 
+SECONDS_A_FOLD = 13_000.0
+"""Of the ideal duration, for each sample that is folded into one: ten 128k samples of a 72B model last 300 s."""
+MOST_FOLD = 10
+MOST_FOLDED = 300_000
+"""Folded samples in a simulation, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
@@ -40,8 +46,9 @@ class Scenario:
     noise: float = 0.2
     """Standard deviation (log) of the true seconds of a cell around the predicted ones."""
     seed: int = 0
-    fold: int = 10
-    """Samples that are simulated as one; what a lost node throws away is coarser by this."""
+    fold: int | None = None
+    """Samples that are simulated as one; what a lost node throws away, and how evenly engines end, is coarser by this.
+    None: `choose_fold`."""
     step_seconds: float | None = None
     """Time between two rounds of the loop, at most; None: a thousandth of the campaign, 5 to 120 s."""
 
@@ -86,10 +93,11 @@ class Simulation:
     def __init__(self, cells: Sequence[Cell], fleet: Fleet, scenario: Scenario, *, shard_samples: int | None = None):
         """Raises ModelError for a model of unknown shape."""
         self._scenario, self._fleet = scenario, fleet
-        self._shard_samples = ceil(shard_samples / scenario.fold) if shard_samples else None
-        self.num_shards = 0
-        self._cells = {cell.key: _fold(cell, scenario.fold) for cell in cells}
         self._cost = CampaignCost(cells, fleet.groups[0].gpu)
+        self.fold = scenario.fold or choose_fold(cells, self._cost, fleet)
+        self._shard_samples = ceil(shard_samples / self.fold) if shard_samples else None
+        self.num_shards = 0
+        self._cells = {cell.key: _fold(cell, self.fold) for cell in cells}
         self._weight = {cell.key: cell.num_samples / self._cells[cell.key].num_samples for cell in cells}
         rng = random.Random(scenario.seed)
         self._truth = {
@@ -164,7 +172,7 @@ class Simulation:
     def _time_of(self, order: ShardOrder) -> SampleTime:
         cell = self._cells[order.cell_key]
         kind = self._kind(cell)
-        folded = kind.in_flight(cell.length_tokens) / self._scenario.fold
+        folded = kind.in_flight(cell.length_tokens) / self.fold
         return SampleTime(self._truth[cell.key], max(1.0, folded))
 
     def _predicted(self, cell: Cell) -> float:
@@ -192,7 +200,7 @@ class Simulation:
     def _work(self, cell: Cell) -> Work:
         kind = self._kind(cell)
         seconds = self._truth[cell.key]
-        folded = max(1.0, kind.in_flight(cell.length_tokens) / self._scenario.fold)
+        folded = max(1.0, kind.in_flight(cell.length_tokens) / self.fold)
         return Work(
             engine=kind.key,
             gpus=kind.gpus,
@@ -201,6 +209,14 @@ class Simulation:
             expected_seconds=self._predicted(cell) * cell.num_samples,
             in_flight_seconds=seconds * folded / 2,
         )
+
+
+def choose_fold(cells: Sequence[Cell], cost: CampaignCost, fleet: Fleet) -> int:
+    """So many samples in one that even long ones stay short beside the campaign, and that the simulation stays quick."""
+    gpu_seconds = sum(cost.seconds(cell) * cell.num_samples * cell.engine.num_gpus for cell in cells)
+    short = int(gpu_seconds / fleet.num_gpus / SECONDS_A_FOLD)
+    quick = ceil(sum(cell.num_samples for cell in cells) / MOST_FOLDED)
+    return max(1, quick, min(MOST_FOLD, short))
 
 
 def _fold(cell: Cell, fold: int) -> Cell:

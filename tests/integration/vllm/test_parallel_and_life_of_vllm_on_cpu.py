@@ -4,10 +4,8 @@ its memory back."""
 from __future__ import annotations
 
 import os
-import random
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,26 +13,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("vllm")
 pytest.importorskip("transformers")
 
-from tests.support.vllm_engines import VOCABULARY, run_requests, tiny_engine, tiny_model  # noqa: E402
+from tests.support.vllm_engines import run_requests, tiny_engine, tiny_model  # noqa: E402
+from tests.support.vllm_requests import METHODS, requests  # noqa: E402
 from workers.engine import GenerationRequest  # noqa: E402
 from workers.failures import EngineDead, EngineKilled, EngineStartError, FailureKind  # noqa: E402
 from workers.vllm_engine import VllmEngine  # noqa: E402
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-SNAP = {"name": "snapkv", "token_capacity": 48, "window": 32, "local_size": 16, "kernel_size": 5}
-QUEST = {"name": "quest", "token_budget": 32}
-METHODS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "block_sparse": {"prefill": {"name": "block_sparse", "top_blocks": 4}},
-    "vertical_slash": {"prefill": {"name": "vertical_slash", "vertical_size": 24, "slash_size": 72, "window": 32}},
-    "quest": {"decode": QUEST},
-    "snapkv": {"compress": SNAP},
-    "tova": {"decode": {"name": "tova", "token_capacity": 24}},
-    "snapkv+streaming_llm": {"compress": SNAP, "decode": {"name": "streaming_llm", "token_budget": 20}},
-    "ada_snapkv": {"compress": {**SNAP, "name": "ada_snapkv"}},
-    "ada_snapkv+quest": {"compress": {**SNAP, "name": "ada_snapkv"}, "decode": QUEST},
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny")
     tiny_model(path)
     return path
-
-
-def requests(seed: int) -> list[GenerationRequest]:
-    prompt = random.Random(seed).choices(range(3, VOCABULARY - 3), k=150)
-    return [
-        GenerationRequest(request_id=n, prompt_token_ids=prompt, max_tokens=12, method=METHODS[n], report_layers=True)
-        for n in METHODS
-    ]
 
 
 def _poll_until_it_raises(engine: VllmEngine) -> None:
