@@ -34,7 +34,7 @@ def simulate_command(
     seed: Annotated[int, typer.Option(help="Of faults and errors.")] = 0,
     fold: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples simulated as one.", show_default="1 to 10, by the campaign's length"),
+        typer.Option(min=1, help="Samples simulated as one.", show_default="1 to 10, by the duration"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

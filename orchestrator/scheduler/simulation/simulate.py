@@ -212,7 +212,7 @@ class Simulation:
 
 
 def choose_fold(cells: Sequence[Cell], cost: CampaignCost, fleet: Fleet) -> int:
-    """So many samples in one that even long ones stay short beside the campaign, and that the simulation stays quick."""
+    """So many samples in one that long ones stay short beside the campaign, and that the simulation stays quick."""
     gpu_seconds = sum(cost.seconds(cell) * cell.num_samples * cell.engine.num_gpus for cell in cells)
     short = int(gpu_seconds / fleet.num_gpus / SECONDS_A_FOLD)
     quick = ceil(sum(cell.num_samples for cell in cells) / MOST_FOLDED)
