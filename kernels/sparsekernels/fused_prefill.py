@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -249,7 +250,16 @@ def _attend_flash(
 
 def pairs_of(lengths: Tensor, length: int, num_rows: int, row_block: int) -> Tensor:
     """Computed pairs int64 [H] from list lengths [H, R]."""
-    block = torch.arange(lengths.shape[1], device=lengths.device) + (length - num_rows) // row_block
+    rows, missing = _rows_of_blocks(lengths.shape[1], length, num_rows, row_block, lengths.device)
+    return (lengths * rows).sum(1) - missing
+
+
+@lru_cache(maxsize=16)
+def _rows_of_blocks(
+    num_blocks: int, length: int, num_rows: int, row_block: int, device: torch.device
+) -> tuple[Tensor, int]:
+    """Rows in each row block, int64 [R], and the pairs with later rows of their own block, which are not computed."""
+    block = torch.arange(num_blocks) + (length - num_rows) // row_block
     start = (block * row_block).clamp(min=length - num_rows)
     rows = (block * row_block + row_block).clamp(max=length) - start
-    return (rows * (lengths.long() - rows) + rows * (rows + 1) // 2).sum(1)
+    return rows.to(device), int((rows * (rows - 1) // 2).sum())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache as cached
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,8 +53,9 @@ def dense_prefill(q: Tensor, cache: VirtualCache, length: int, scale: float, out
     return out
 
 
+@lru_cache(maxsize=16)
 def row_starts(num_rows: int, length: int, row_block: int, heads: int, device: torch.device) -> Tensor:
-    """cu_seqlens int32 [heads·R + 1] of packed rows (`index.pack`), cut at absolute multiples of row_block."""
+    """cu_seqlens int32 [heads·R + 1] of packed rows (`index.pack`), cut at absolute multiples of row_block; kept."""
     first = length - num_rows
     blocks = torch.arange(first // row_block, -(-length // row_block), device=device)
     start = (num_rows - (blocks.flip(0) * row_block + row_block - first)).clamp(min=0)

@@ -1,7 +1,8 @@
 """How kernels are started: without compiling anew for every request, and while the one before drains.
 
-The latter is programmatic dependent launch (Hopper and later). A kernel launched so must `wait` before it reads what an earlier kernel wrote. All ours wait first and then let their
-successor start, so when a kernel passes its wait, everything before it in the stream has finished.
+The latter is programmatic dependent launch (Hopper and later). A kernel launched so must `wait` before it reads what an
+earlier kernel wrote. All ours wait first and then let their successor start, so when a kernel passes its wait,
+everything before it in the stream has finished.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
