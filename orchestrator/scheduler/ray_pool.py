@@ -88,7 +88,8 @@ class RayPool:
         try:
             if address is None:
                 cpus = max(os.cpu_count() or 1, round(num_workers * self._cpus) + 1)
-                self._ray.init(num_cpus=cpus, include_dashboard=False, **common)
+                # "local": else Ray joins any cluster that runs on this machine, or that RAY_ADDRESS names.
+                self._ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
             else:
                 self._ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError) as error:

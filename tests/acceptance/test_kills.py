@@ -43,7 +43,10 @@ def folder(tmp_path: Path) -> Path:
 def start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     log = (folder / "log.txt").open("ab")
     command = [FRONTIER, "run", folder / "spec.yaml", "--store", folder / "store.sqlite", "--json", *options]
-    return subprocess.Popen(command, stdout=(folder / "out.json").open("wb"), stderr=log, start_new_session=True)
+    # Without --ray a run has a cluster of its own, whatever others there are.
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    out = (folder / "out.json").open("wb")
+    return subprocess.Popen(command, stdout=out, stderr=log, env=environment, start_new_session=True)
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
