@@ -19,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os
 
 import sqlalchemy as sa  # noqa: E402
 
+from benchmarks.timed_pool import TimedPool  # noqa: E402
 from orchestrator.domain.grid import Cell  # noqa: E402
 from orchestrator.domain.placement import Node  # noqa: E402
 from orchestrator.scheduler.campaign import take_campaign  # noqa: E402
 from orchestrator.scheduler.loop import CampaignLoop  # noqa: E402
-from orchestrator.scheduler.pool import Gone, WorkerPool  # noqa: E402
 from orchestrator.scheduler.ray_pool import RayPool  # noqa: E402
 from orchestrator.scheduler.settings import LoopSettings  # noqa: E402
 from orchestrator.scheduler.simulation.faults import FaultTrace  # noqa: E402
@@ -47,55 +47,10 @@ from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign 
 from orchestrator.store.plan import load_plan, remaining  # noqa: E402
 from orchestrator.store.session import Store, open_store  # noqa: E402
 from workers.engine import EngineSpec  # noqa: E402
-from workers.exchange import WorkerMessage, WorkerReport, WorkerStart  # noqa: E402
 from workers.protocol import TaskOrder  # noqa: E402
 
 NAME = "control-plane"
 SAMPLES_A_CELL = 100
-
-
-@dataclass
-class TimedPool:
-    """A pool that adds up how long the loop waited in it."""
-
-    inner: WorkerPool
-    waited: float = 0.0
-    name: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.name = self.inner.name
-
-    def room(self, engine: EngineSpec) -> int:
-        return self.inner.room(engine)
-
-    def nodes(self) -> Sequence[Node]:
-        return self.inner.nodes()
-
-    def start(self, start: WorkerStart) -> None:
-        self.inner.start(start)
-
-    def adopt(self, wanted: Mapping[str, EngineSpec]) -> set[str]:
-        return self.inner.adopt(wanted)
-
-    def free(self) -> set[str]:
-        return self.inner.free()
-
-    def leaving(self) -> Mapping[str, float]:
-        return self.inner.leaving()
-
-    def stop(self, names: Collection[str]) -> None:
-        self.inner.stop(names)
-
-    def close(self, *, keep_workers: bool = False) -> None:
-        self.inner.close(keep_workers=keep_workers)
-
-    def exchange(
-        self, messages: Mapping[str, WorkerMessage], timeout_seconds: float
-    ) -> Mapping[str, WorkerReport | Gone]:
-        before, cpu = time.monotonic(), time.thread_time()
-        answers = self.inner.exchange(messages, timeout_seconds)
-        self.waited += time.monotonic() - before - (time.thread_time() - cpu)
-        return answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

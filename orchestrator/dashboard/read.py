@@ -89,7 +89,7 @@ class SnapshotSource:
 
     def _worker_view(self, row: Row, rows: ScreenRows) -> WorkerView:
         running = [a for a in rows.open_attempts if a["worker_id"] == row["id"]]
-        gpus = 0 if _on_cpu(row) else rows.names.tensor_parallel.get(row["engine_key"], 1)
+        gpus = 0 if _on_cpu(row) else rows.names.gpus_of_engine.get(row["engine_key"], 1)
         state = _worker_state(row, bool(running))
         return WorkerView(
             name=str(row["name"]).removeprefix(f"{rows.campaign['name']}-"),
@@ -208,7 +208,7 @@ def _header(
 ) -> Header:
     campaign = rows.campaign
     state = str(campaign["state"])
-    gpus = {w["id"]: rows.names.tensor_parallel.get(w["engine_key"], 1) for w in rows.workers if not _on_cpu(w)}
+    gpus = {w["id"]: rows.names.gpus_of_engine.get(w["engine_key"], 1) for w in rows.workers if not _on_cpu(w)}
     alive = [w for w in workers if w.state not in _GONE]
     return Header(
         campaign=campaign["name"],

@@ -17,7 +17,7 @@ from orchestrator.domain.states import CampaignState, ShardState, sources
 from orchestrator.errors import StoreError
 from orchestrator.store import events
 from orchestrator.store.dialect import now_seconds
-from orchestrator.store.engine_record import engine_key, to_json
+from orchestrator.store.engine_record import as_before, engine_key, to_json
 from orchestrator.store.events import Event
 from orchestrator.store.schema import campaigns, cells, shards
 from orchestrator.store.session import Store
@@ -102,9 +102,7 @@ class NewCampaign:
 def _without_later_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
     if "models" not in spec:
         return dict(spec)
-    models = [
-        {key: value for key, value in m.items() if (key, value) not in LATER_MODEL_FIELDS} for m in spec["models"]
-    ]
+    models = [as_before(model, LATER_MODEL_FIELDS) for model in spec["models"]]
     return {**spec, "models": models}
 
 

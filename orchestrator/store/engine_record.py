@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,12 @@ LATER_FIELDS = (("pipeline_parallel", 1), ("num_nodes", 1))
 def to_json(value: EngineSpec | TaskOrder | EngineFacts) -> dict[str, Any]:
     """The record's fields as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(value), sort_keys=True))
-    return {name: field for name, field in plain.items() if (name, field) not in LATER_FIELDS}
+    return as_before(plain, LATER_FIELDS)
+
+
+def as_before(plain: Mapping[str, Any], later: Collection[tuple[str, Any]]) -> dict[str, Any]:
+    """A record without the fields that came later, where they stand at these values."""
+    return {name: field for name, field in plain.items() if (name, field) not in later}
 
 
 def engine_from_json(plain: Mapping[str, Any]) -> EngineSpec:

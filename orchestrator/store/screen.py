@@ -46,8 +46,8 @@ class ScreenNames:
     campaign_id: int
     cells: tuple[Row, ...]
     """`id, key, model_name, method_label, budget, task_label, length_tokens, seed, num_samples`, in grid order."""
-    tensor_parallel: Mapping[str, int]
-    """GPUs of an engine by engine key."""
+    gpus_of_engine: Mapping[str, int]
+    """By engine key, on all its hosts together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def _names(connection: sa.Connection, campaign_id: int) -> ScreenNames:
     return ScreenNames(
         campaign_id=campaign_id,
         cells=_all(connection, sa.select(*_columns(cells, wanted)).where(of_campaign).order_by(cells.c.position)),
-        tensor_parallel={key: engine_from_json(engine).num_gpus for key, engine in engines},
+        gpus_of_engine={key: engine_from_json(engine).num_gpus for key, engine in engines},
     )
 
 

@@ -226,8 +226,8 @@ class Decoder:
         Not joined in one table: in a batch that changes at every step that would take a launch for each request.
         """
         if self._named is None or self._named[0] != kept:
-            rows = [[k.slots.data_ptr(), k.counts.data_ptr(), k.slots.shape[1]] for k in kept]
-            slots, counts, widths = to_device(torch.tensor(rows).T.contiguous(), group.seq_lens.device)
+            addresses = torch.tensor([one.address for one in kept]).T.contiguous()
+            slots, counts, widths = to_device(addresses, group.seq_lens.device)
             self._named = (kept, decode.KeptAddresses(slots, counts, widths, group.prompt_lengths))
         return self._named[1]
 

@@ -63,6 +63,11 @@ class Kept:
     prompt_length: int
 
     @property
+    def address(self) -> tuple[int, int, int]:
+        """Where the slots and the counts lie on the device, and the list's width."""
+        return self.slots.data_ptr(), self.counts.data_ptr(), self.slots.shape[1]
+
+    @property
     def share(self) -> float:
         """Share of the prompt's entries kept, the mean over this rank's heads; waits for the device."""
         return float(self.counts.double().mean()) / self.prompt_length
@@ -127,10 +132,9 @@ class RequestState:
         return max((kept.slots.shape[1] for kept in self.kept.values()), default=0)
 
     def kept_addresses(self, layers: Iterable[str]) -> list[tuple[int, int, int]]:
-        """Where each layer's kept slots and counts lie on the device, and the list's width; always the same object."""
+        """The `Kept.address` of each layer; always the same object."""
         if self._addresses is None:
-            kept = [self.kept[name] for name in layers]
-            self._addresses = [(k.slots.data_ptr(), k.counts.data_ptr(), k.slots.shape[1]) for k in kept]
+            self._addresses = [self.kept[name].address for name in layers]
         return self._addresses
 
     def restart(self) -> None:

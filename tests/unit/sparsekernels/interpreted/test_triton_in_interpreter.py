@@ -19,7 +19,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from sparsekernels import decode, fused_decode
 from sparsekernels.attend import flash
 from sparsekernels.bench import parity
-from sparsekernels.index import keep, pack, votes
+from sparsekernels.index import pack, votes
 from sparsekernels.index.estimate import estimate_sums
 from sparsekernels.index.order import top_prefix
 from sparsekernels.index.quest import select as fused_select
@@ -211,36 +211,6 @@ def test_a_selection_may_take_in_the_new_keys() -> None:
     for row in range(3):
         count = int(expected.counts[row, 0])
         assert torch.equal(found.pages[row, :, :count], expected.pages[row, :, :count])
-
-
-@pytest.mark.parametrize("block", [16, 256])
-@pytest.mark.parametrize("levels", [3, 1000])
-@pytest.mark.parametrize("method", [
-    SnapKV(token_capacity=40, local_size=9), SnapKV(token_capacity=500, local_size=9),
-    AdaSnapKV(token_capacity=40, local_size=9), AdaSnapKV(token_capacity=40, local_size=9, pool_heads="rank"),
-    AdaSnapKV(token_capacity=30, local_size=9, min_ratio=1.0),
-    AdaSnapKV(token_capacity=150, local_size=9, min_ratio=0.0),
-])  # fmt: skip
-def test_kept_slots_are_those_of_the_definition(
-    method: SnapKV | AdaSnapKV, levels: int, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keep, "row_options", lambda size: {"BLOCK": block, "IN_REGISTERS": block >= size, "SCAN": 16})
-    g = torch.Generator().manual_seed(levels)
-    everyone = torch.randint(0, levels, (4, 130), generator=g).float()
-    table = torch.randperm(9, generator=g).to(torch.int32)
-    expected = snapkv.keep(everyone[1:3], method, lambda _: (everyone, 1))
-    slots, counts = keep.keep_slots(everyone[1:3], method, table, 16, lambda _: (everyone, 1))
-    assert torch.equal(counts, expected.counts)
-    for head, count in enumerate(counts.tolist()):
-        tokens = expected.tokens[head, :count]
-        assert torch.equal(slots[head, :count], table[tokens // 16] * 16 + tokens % 16)
-
-
-def test_nan_votes_write_nothing_beyond_the_list() -> None:
-    smoothed = torch.full((2, 50), float("nan"))
-    slots, counts = keep.keep_slots(smoothed, SnapKV(token_capacity=20, local_size=4), torch.arange(4).int(), 16)
-    assert slots.shape == (2, 20)
-    assert counts.tolist() == [20, 20]
 
 
 def test_summaries_kept_token_by_token_equal_those_built_at_once() -> None:
