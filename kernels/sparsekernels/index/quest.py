@@ -19,9 +19,11 @@ from sparsekernels.methods.quest import PageLists
 
 MAX_PAGES = 1 << 16
 """Most pages of a sequence that one program ranks."""
-CHUNK, TILES, STAGES = 64, 4, 3
-"""Pages that a program bounds at once, how often it does so, and loads in flight."""
-KEYS_PER_WARP = 1024
+CHUNK, STAGES = 64, 3
+"""Pages that a program bounds at once, and loads in flight."""
+FEW_CHUNKS = 264
+"""Up to so many chunks in a launch, each has a program of its own; beyond, a program bounds two (measured)."""
+KEYS_PER_WARP = 256
 """Bounds that a warp ranks."""
 
 
@@ -122,11 +124,12 @@ def launch_bounds(
     kv_heads, num_pages = store.shape[1], scores.shape[2]
     group = heads // kv_heads
     key, slots = new_keys or (q, seq_lens)
-    _bounds[(triton.cdiv(num_pages, CHUNK * TILES), batch * kv_heads)](
+    tiles = 1 if triton.cdiv(num_pages, CHUNK) * batch * kv_heads <= FEW_CHUNKS else 2
+    _bounds[(triton.cdiv(num_pages, CHUNK * tiles), batch * kv_heads)](
         q, store, block_table, seq_lens, scores, key, slots, q.stride(0), q.stride(1), block_table.stride(0), num_pages,
         key.stride(0), key.stride(1),
         D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share,
-        PAGE=page_size, RATIO=cache_page // page_size, CHUNK=CHUNK, TILES=TILES, TAKE_IN=new_keys is not None,
+        PAGE=page_size, RATIO=cache_page // page_size, CHUNK=CHUNK, TILES=tiles, TAKE_IN=new_keys is not None,
         num_warps=4, num_stages=STAGES, **launch_options(),
     )  # fmt: skip
 
