@@ -14,8 +14,9 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 FIGURES = ("accuracy", "admissible", "frontier", "heat", "relative-error", "speed")
 """Beginnings of the names of the plots that are kept."""
@@ -49,6 +50,11 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 def place(row: Row) -> Place:
     """Which cell a row is of."""
     return row["task"], row["length_tokens"], row["method"], row["budget"]
+
+
+def where_from(workers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Who recorded how many samples, one line of a list each."""
+    return [f"- {w['num_outcomes']:,} samples: {w['engine']}, {w['device']}" for w in workers if w["num_outcomes"]]
 
 
 def readable(scores: Iterable[Row], comparisons: Iterable[Row]) -> list[str]:
@@ -143,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_table(options.page / "comparisons.csv", comparisons)
     figures = keep_figures(options.out / "figures.tar.xz", options.page)
     found = json.loads((options.out / "summary.json").read_text())
-    lines = [f"# Scores: {found['environment']['device']}, {found['recorded']:,} samples", ""]
+    lines = [f"# Scores of {found['recorded']:,} samples", "", *where_from(found["status"]["workers"]), ""]
     lines += ["Means with 95 % intervals; differences are paired, sample by sample. Densities are measured."]
     lines += ["", *findings(scores, comparisons)]
     lines += [*readable(scores, comparisons), "", *(f"![{name.removesuffix('.png')}]({name})" for name in figures)]
