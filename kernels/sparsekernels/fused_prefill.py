@@ -19,10 +19,9 @@ from sparsekernels.executors import Executor
 from sparsekernels.index import block_sparse as block_index
 from sparsekernels.index import vertical_slash as slash_index
 from sparsekernels.index.estimate import estimate_sums
-from sparsekernels.index.order import top_prefix
+from sparsekernels.index.order import Covering, top_prefix
 from sparsekernels.index.pack import pack_heads, unpack_heads
 from sparsekernels.kvcache import KeyValues
-from sparsekernels.methods.flexprefill import coverage_counts
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, PrefillResult, allowed_pairs
 from sparsekernels.selection import Selection
@@ -210,14 +209,13 @@ def _vertical_slash(
     q: Tensor, cache: VirtualCache, method: VerticalSlash | FlexPrefill, length: int, rows: int, scale: float
 ) -> Build:
     sums = estimate_sums(q, cache, length, method.window, scale)
-    counts: tuple[int, int] | Tensor
+    counts: tuple[int, int] | Covering
     if isinstance(method, VerticalSlash):
         counts = (method.vertical_size, method.slash_size)
     elif method.alpha == 0:
         counts = (method.min_budget, method.min_budget)
     else:
-        shares = (sums.both / sums.num_rows).flatten(0, 1)
-        counts = coverage_counts(shares, method.alpha, method.min_budget)
+        counts = Covering(float(method.alpha), method.min_budget, sums.num_rows)
     before = top_prefix(sums.both, counts, (method.sink_size, method.local_size))
     pattern = slash_index.build_pattern(before[0], before[1], rows)
     group = q.shape[1] // cache.num_kv_heads

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -117,19 +118,67 @@ def cut_row(scores, size, want, forced, forced_from, BLOCK: tl.constexpr, IN_REG
     return low, high, above
 
 
+@triton.jit
+def _sums_of_four(key, threshold, BLOCK: tl.constexpr):
+    hits = key >= threshold
+    mass = tl.reshape(tl.where(hits, key, 0).to(tl.float32, bitcast=True), [BLOCK // 4, 4])
+    return tl.sum(mass, 1).to(tl.float64), tl.sum(tl.reshape(hits.to(tl.int32), [BLOCK // 4, 4]), 1)
+
+
+@triton.jit
+def _from(first, scores, size, threshold, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr):
+    """(sum, int32 number) of a row's values whose keys are ≥ `threshold` (≥ 0), always added in one order.
+
+    Four values are added as float32, which fit in a thread's registers; their sums as float64.
+    """
+    mass, count = _sums_of_four(first, threshold, BLOCK)
+    if not IN_REGISTERS:
+        for n in range(BLOCK, size, BLOCK):
+            key = row_keys(scores, n + tl.arange(0, BLOCK), size, 0, size)
+            more_mass, more_count = _sums_of_four(key, threshold, BLOCK)
+            mass += more_mass
+            count += more_count
+    return tl.sum(mass, 0), tl.sum(count, 0)
+
+
+@triton.jit
+def covered_entries(scores, size, limit, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr):
+    """How many of a row's largest entries have a sum of at most `limit` (float64, ≥ 0); at most 1 if it is 0."""
+    first = row_keys(scores, tl.arange(0, BLOCK), size, 0, size)
+    low, high, covered, covered_mass = 0, 0x7F800000, 0, limit * 0
+    mass, reached = _from(first, scores, size, low, BLOCK, IN_REGISTERS)
+    if mass <= limit:
+        covered = tl.where(limit > 0, size, 1)
+        reached = covered
+    # Invariant: the values from low on (`reached` of them) exceed the limit, those from high on (`covered`) do not.
+    while (high - low > 1) & (reached - covered > 1):
+        middle = low + (high - low) // 2
+        mass, count = _from(first, scores, size, middle, BLOCK, IN_REGISTERS)
+        if mass > limit:
+            low, reached = middle, count
+        else:
+            high, covered, covered_mass = middle, count, mass
+    if reached - covered > 1:  # Equal ones: some of them fit, not all.
+        value = tl.full([], low, tl.int32).to(tl.float32, bitcast=True).to(tl.float64)
+        covered += tl.minimum(((limit - covered_mass) / value).to(tl.int32), reached - covered - 1)
+    return covered
+
+
 @triton.jit(do_not_specialize=CHANGING)
 def _top_prefix(
-    scores, counts, prefix, size, rows_each, forced_0, forced_1, want_0, want_1,
-    HAS_COUNTS: tl.constexpr, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr, SCAN: tl.constexpr,
+    scores, prefix, size, rows_each, forced_0, forced_1, want_0, want_1, alpha, num_rows,
+    COVER: tl.constexpr, BLOCK: tl.constexpr, IN_REGISTERS: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     second = row >= rows_each
     forced = tl.where(second, forced_1, forced_0)
     want = tl.where(second, want_1, want_0)
-    if HAS_COUNTS:
-        want = tl.load(counts + row).to(tl.int32)
-    want = tl.minimum(want, size)
     scores += row * size
+    if COVER:
+        limit = tl.full([], alpha, tl.float32).to(tl.float64) * num_rows
+        part: tl.constexpr = BLOCK if IN_REGISTERS else BLOCK // 2
+        want = tl.maximum(want, covered_entries(scores, size, limit, part, IN_REGISTERS) + 1)
+    want = tl.minimum(want, size)
     low, high, above = cut_row(scores, size, want, forced, size, BLOCK, IN_REGISTERS)
     i = tl.arange(0, SCAN)
     ties, taken, equal_before = want - above, 0, 0
@@ -143,18 +192,28 @@ def _top_prefix(
         taken += tl.sum(chosen, 0)
 
 
-def top_prefix(scores: Tensor, counts: tuple[int, int] | Tensor, forced: tuple[int, int]) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Covering:
+    """As many entries as `methods.flexprefill.coverage_counts` keeps of a row's shares of `num_rows`."""
+
+    alpha: float
+    min_budget: int
+    num_rows: int
+
+
+def top_prefix(scores: Tensor, counts: tuple[int, int] | Covering, forced: tuple[int, int]) -> Tensor:
     """How many of positions 0 … i are among the top: int32 [2, R, N] for non-negative float32 scores [2, R, N].
 
-    `counts` entries a row, one number for each half or an int tensor [2, R]; the first `forced` positions of each half
-    rank as infinity. The selected positions are those where the result steps up.
+    `counts` entries a row, one number for each half or what covers a share, searched row by row; the first `forced`
+    positions of each half rank as infinity. The selected positions are those where the result steps up.
     """
     _, rows, size = scores.shape
     prefix = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
-    given = isinstance(counts, Tensor)
-    want = (0, 0) if isinstance(counts, Tensor) else counts
+    cover = isinstance(counts, Covering)
+    want = (counts.min_budget, counts.min_budget) if isinstance(counts, Covering) else counts
+    alpha, num_rows = (counts.alpha, counts.num_rows) if isinstance(counts, Covering) else (0.0, 1)
     _top_prefix[(2 * rows,)](
-        scores, counts if given else prefix, prefix, size, rows, *forced, *want, HAS_COUNTS=given, **row_options(size)
+        scores, prefix, size, rows, *forced, *want, alpha, num_rows, COVER=cover, **row_options(size)
     )
     return prefix
 
@@ -164,7 +223,7 @@ def top_prefix_of_all(scores: Tensor, want: int) -> Tensor:
     prefix = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
     size = scores.numel()
     _top_prefix[(1,)](
-        scores, prefix, prefix, size, 1, 0, 0, want, want, HAS_COUNTS=False, **row_options(size)
+        scores, prefix, size, 1, 0, 0, want, want, 0.0, 1, COVER=False, **row_options(size)
     )  # fmt: skip
     return prefix
 
@@ -172,6 +231,6 @@ def top_prefix_of_all(scores: Tensor, want: int) -> Tensor:
 def row_options(size: int) -> dict[str, Any]:
     """How `cut_row` reads rows of `size`."""
     # A row that does not fit in registers is read again and again, beside a first part that stays.
-    block = triton.next_power_of_2(size) if size <= 32768 else 16384
+    block = max(4, triton.next_power_of_2(size)) if size <= 32768 else 16384
     warps = 16 if block >= 8192 else 4
     return {"BLOCK": block, "IN_REGISTERS": block >= size, "SCAN": min(block, MOST_SCANNED), "num_warps": warps}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -21,11 +22,12 @@ from sparsekernels.attend import flash
 from sparsekernels.bench import parity
 from sparsekernels.index import pack, votes
 from sparsekernels.index.estimate import estimate_sums
-from sparsekernels.index.order import top_prefix
+from sparsekernels.index.order import Covering, top_prefix
 from sparsekernels.index.quest import select as fused_select
 from sparsekernels.index.quest import update_summaries
 from sparsekernels.kvcache import KeyValues, contiguous
 from sparsekernels.methods import estimate, quest, snapkv
+from sparsekernels.methods.flexprefill import coverage_counts
 from sparsekernels.methods.vertical_slash import force_first
 from sparsekernels.parameters import AdaSnapKV, BlockSparse, FlexPrefill, SnapKV, VerticalSlash
 from sparsekernels.prefill import PrefillMethod, select, sparse_prefill
@@ -152,6 +154,29 @@ def test_top_prefix_ranks_ties_by_position(count: int) -> None:
     for half, forced in ((0, 4), (1, 0)):
         expected = top_mask(force_first(scores[half], forced), count).cumsum(1)
         assert torch.equal(got[half], expected.to(torch.int32))
+
+
+def covering_scores(kind: str, size: int) -> torch.Tensor:
+    """Whole numbers [2, 2, size] whose sums float32 holds exactly, some of them equal."""
+    if kind == "heavy":
+        return torch.randn(2, 2, size).mul(3).exp().clamp(max=4000).floor()
+    return {"random": (torch.rand(2, 2, size) * 20).floor(), "equal": torch.full((2, 2, size), 3.0)}.get(
+        kind, torch.zeros(2, 2, size)
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3, 900, 33000])
+@pytest.mark.parametrize("kind", ["random", "heavy", "equal", "zeros"])
+def test_covering_ranks_as_many_as_the_definition_counts(kind: str, size: int) -> None:
+    scores = covering_scores(kind, size)
+    num_rows = 1 << int(scores.sum(-1).max()).bit_length()
+    cases = ((0.3, 14),) if size > 900 else product((0.0, 0.015625, 0.3, 0.5, 1.0), (1, 14, size + 3))
+    for alpha, min_budget in cases:
+        counts = coverage_counts((scores / num_rows).flatten(0, 1), alpha, min_budget).view(2, 2)
+        got = top_prefix(scores, Covering(alpha, min_budget, num_rows), (4, 0))
+        for half, forced in ((0, 4), (1, 0)):
+            expected = top_mask(force_first(scores[half], forced), counts[half]).cumsum(1)
+            assert torch.equal(got[half], expected.to(torch.int32)), (alpha, min_budget)
 
 
 @pytest.mark.parametrize(("first", "starts"), [(0, [64, 32, 0]), (50, [46, 14, 0])])
