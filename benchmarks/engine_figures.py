@@ -169,7 +169,8 @@ class Bench:
         by_round = [median(r.seconds_decode / r.num_decode_steps for r in one) for one, _, _ in rounds]
         self.run.record(
             part=self.part, figure="decode", length=length, in_flight=in_flight, method=name,
-            seconds=median(by_round), rounds=by_round, wall=seconds, density=fmean(r.density_decode for r in results), kv_kept=fmean(r.kv_kept for r in results),
+            seconds=median(by_round), rounds=by_round, wall=seconds,
+            density=fmean(r.density_decode for r in results), kv_kept=fmean(r.kv_kept for r in results),
             cached=fmean(r.num_cached_tokens for r in results), preemptions=sum(r.num_preemptions for r in results),
             kv_peak=peak, memory_gib=memory_used_gib() or 0.0,
         )  # fmt: skip
