@@ -32,7 +32,7 @@ class DecodeShape:
     """Programs that a launch should have, where there is work for so many."""
 
 
-FEW_ROWS, MANY_ROWS = DecodeShape(tile=32, warps=4, stages=3, programs=528), DecodeShape(128, 4, 2, 264)
+FEW_ROWS, MANY_ROWS = DecodeShape(tile=32, warps=4, stages=2, programs=1056), DecodeShape(128, 4, 2, 264)
 ROWS_ARE_MANY_FROM = 96
 """(Request, list) pairs from which MANY_ROWS is the quicker shape (measured)."""
 MOST_SPLITS = 64

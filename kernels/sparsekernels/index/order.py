@@ -30,7 +30,8 @@ def _span(low_0, high_0, low_1, high_1):
 def select_top(key, valid, num_valid, want):
     """The `want` (≥ 0) largest valid keys of a vector of int32 keys, ties to the lower index: bool, and int32 rank.
 
-    `num_valid` says how many are valid. The rank of a selected key is how many selected ones there are up to it.
+    `num_valid` says how many are valid, at most 65,535. The rank of a selected key is how many selected ones there are
+    up to it.
     """
     key = tl.minimum(tl.maximum(key, -0x7FFFFFFC), 0x7FFFFFFC)
     key = tl.where(valid, key, -0x7FFFFFFE)
@@ -41,18 +42,16 @@ def select_top(key, valid, num_valid, want):
     if want >= num_valid:
         high = low
         above = want
-    # Two bits a round: the counts at three thresholds travel in one sum, 20 bits each.
+    # Two bits a round: the counts at two of the three thresholds travel in one sum, 16 bits each.
     while high.to(tl.int64) - low > 1:
         span = high.to(tl.int64) - low
         one = (low + tl.maximum(span >> 2, 1)).to(tl.int32)
         two = (low + tl.maximum(span >> 1, 1)).to(tl.int32)
         three = (low + tl.maximum(span - (span >> 2), 1)).to(tl.int32)
         three = tl.minimum(three, high - 1)
-        hits = (key >= one).to(tl.int64) + ((key >= two).to(tl.int64) << 20) + ((key >= three).to(tl.int64) << 40)
-        total = tl.sum(hits, 0)
-        at_one = (total & 0xFFFFF).to(tl.int32)
-        at_two = ((total >> 20) & 0xFFFFF).to(tl.int32)
-        at_three = (total >> 40).to(tl.int32)
+        pair = tl.sum((key >= one).to(tl.int32) + ((key >= two).to(tl.int32) << 16), 0)
+        at_one, at_two = pair & 0xFFFF, (pair >> 16) & 0xFFFF
+        at_three = tl.sum((key >= three).to(tl.int32), 0)
         if at_three >= want:
             low = three
             if at_three == want:
@@ -78,10 +77,10 @@ def select_top(key, valid, num_valid, want):
     # One scan counts the sure ones and the tied ones, in the two halves of a word.
     sure = valid & (key >= high)
     equal = (key == low) & (key < high)
-    scan = tl.cumsum(sure.to(tl.int64) + (equal.to(tl.int64) << 32), 0)
-    ties = (scan >> 32).to(tl.int32)
+    scan = tl.cumsum(sure.to(tl.int32) + (equal.to(tl.int32) << 16), 0)
+    ties = (scan >> 16) & 0xFFFF
     chosen = sure | (equal & (ties <= want - above))
-    return chosen, (scan & 0xFFFFFFFF).to(tl.int32) + tl.minimum(ties, tl.maximum(want - above, 0))
+    return chosen, (scan & 0xFFFF) + tl.minimum(ties, tl.maximum(want - above, 0))
 
 
 MOST_SCANNED = 8192

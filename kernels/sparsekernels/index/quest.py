@@ -19,11 +19,9 @@ from sparsekernels.methods.quest import PageLists
 
 MAX_PAGES = 1 << 16
 """Most pages of a sequence that one program ranks."""
-CHUNK, STAGES = 64, 3
-"""Pages that a program bounds at once, and loads in flight."""
-FEW_CHUNKS = 264
-"""Up to so many chunks in a launch, each has a program of its own; beyond, a program bounds two (measured)."""
-KEYS_PER_WARP = 256
+CHUNK = 64
+"""Pages that a program bounds."""
+KEYS_PER_WARP = 1024
 """Bounds that a warp ranks."""
 
 
@@ -50,8 +48,7 @@ def _bounds(
     q, store, block_table, seq_lens, scores, key, slots, stride_qb, stride_qh, stride_bt, num_pages,
     stride_kb, stride_kh,
     D: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, SHARE: tl.constexpr,
-    PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, TILES: tl.constexpr,
-    TAKE_IN: tl.constexpr, EARLY: tl.constexpr,
+    PAGE: tl.constexpr, RATIO: tl.constexpr, CHUNK: tl.constexpr, TAKE_IN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_and_release(EARLY)
     part, row = tl.program_id(0), tl.program_id(1)
@@ -61,8 +58,7 @@ def _bounds(
         if part == 0:
             _take_in(batch, head, store, key, slots, stride_kb, stride_kh, D, KV_HEADS, PAGE)
     current = (tl.load(seq_lens + batch) - 1) // PAGE
-    begin = part * TILES * CHUNK
-    if begin < current:
+    if part * CHUNK < current:
         d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
         query = tl.load(
             q + batch.to(tl.int64) * stride_qb + (head * GROUP + g)[None, :] * stride_qh + d[:, None],
@@ -73,20 +69,19 @@ def _bounds(
         block_row = block_table + batch.to(tl.int64) * stride_bt
         rows: tl.constexpr = 1 if SHARE else GROUP
         line = row.to(tl.int64) * rows
-        for first in range(begin, tl.minimum(begin + TILES * CHUNK, current), CHUNK):
-            page = first + tl.arange(0, CHUNK)
-            there = page < current
-            physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
-            summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
-            high = tl.load(summary, mask=there[:, None], other=0.0)
-            low = tl.load(summary + D, mask=there[:, None], other=0.0)
-            bounds = tl.dot(high, above, input_precision="ieee")
-            bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
-            if SHARE:
-                tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
-            else:
-                target = scores + (line + g)[None, :] * num_pages + page[:, None]
-                tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
+        page = part * CHUNK + tl.arange(0, CHUNK)
+        there = page < current
+        physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
+        summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
+        high = tl.load(summary, mask=there[:, None], other=0.0)
+        low = tl.load(summary + D, mask=there[:, None], other=0.0)
+        bounds = tl.dot(high, above, input_precision="ieee")
+        bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
+        if SHARE:
+            tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
+        else:
+            target = scores + (line + g)[None, :] * num_pages + page[:, None]
+            tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
 
 
 @triton.jit
@@ -124,13 +119,12 @@ def launch_bounds(
     kv_heads, num_pages = store.shape[1], scores.shape[2]
     group = heads // kv_heads
     key, slots = new_keys or (q, seq_lens)
-    tiles = 1 if triton.cdiv(num_pages, CHUNK) * batch * kv_heads <= FEW_CHUNKS else 2
-    _bounds[(triton.cdiv(num_pages, CHUNK * tiles), batch * kv_heads)](
+    _bounds[(triton.cdiv(num_pages, CHUNK), batch * kv_heads)](
         q, store, block_table, seq_lens, scores, key, slots, q.stride(0), q.stride(1), block_table.stride(0), num_pages,
         key.stride(0), key.stride(1),
         D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share,
-        PAGE=page_size, RATIO=cache_page // page_size, CHUNK=CHUNK, TILES=tiles, TAKE_IN=new_keys is not None,
-        num_warps=4, num_stages=STAGES, **launch_options(),
+        PAGE=page_size, RATIO=cache_page // page_size, CHUNK=CHUNK, TAKE_IN=new_keys is not None,
+        num_warps=2, **launch_options(),
     )  # fmt: skip
 
 
