@@ -1,9 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 """Column and diagonal sums of the last rows' attention, fused: the scores never reach memory.
 
-Pass 1 finds each row's log-sum-exp over splits of the keys. Pass 2 owns a tile of keys, recomputes the probabilities
-of every window row for it, sums them by column, and by diagonal into a slot of its own; a last kernel adds the slots in
-a fixed order. No atomics, so two runs give the same bits. The definition is `sparsekernels.methods.estimate`.
+Pass 1 finds each row's log-sum-exp over splits of the keys. Pass 2 recomputes the probabilities, a band of square tiles
+at a time: a tile of keys with the first tile of rows, the next with the second, and so on. Tiles of one band have the
+same offsets in the same places, so they are added up first and summed along their diagonals once. Columns are summed
+tile by tile. Every sum has a slot of its own, and a last kernel adds the slots in a fixed order. No atomics, so two
+runs give the same bits. The definition is `sparsekernels.methods.estimate`.
 """
 
 from __future__ import annotations
@@ -89,67 +91,82 @@ def _lse_merge(partial, lse, window, num_splits, SPLITS: tl.constexpr, BLOCK: tl
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def _column_and_diagonal_sums(
-    q, k, block_table, lse, columns, slots,
+def _band_sums(
+    q, k, block_table, lse, column_slots, band_slots,
     stride_qt, stride_qh, page_units, token_stride_units, head_units,
     num_queries, length, window, num_row_tiles, num_key_tiles, scale_log2, group,
     D: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, PAGED: tl.constexpr,
 ):  # fmt: skip
-    tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    column = tile * BLOCK + tl.arange(0, BLOCK)
-    d = tl.arange(0, D)
-    unit = token_units(column, column < length, block_table, page_units, token_stride_units, PAGE, PAGED)
-    unit += (head // group) * head_units
-    key = tl.load(k + unit[:, None] * D + d[None, :], mask=column[:, None] < length, other=0.0)
-    i = tl.arange(0, BLOCK)
-    # Keys are the rows of every tile here, so that both sums run along a tile's rows, inside a thread.
-    # turned[c, i] = (i − c) mod BLOCK: row c of `skewed` holds one diagonal of the tile, wrapped around once.
-    turned = (i[None, :] - i[:, None]) & (BLOCK - 1)
-    straight = i[None, :] >= i[:, None]
-    column_sums = tl.zeros([BLOCK], tl.float32)
-    carry = tl.zeros([BLOCK], tl.float32)
-    slot = slots + ((head * num_key_tiles + tile) * (num_row_tiles + 1)) * BLOCK
-    for m in range(0, num_row_tiles):
-        row = m * BLOCK + i
+    """Band b has row tile m with key tile b + m, from b = 1 − row tiles on.
+
+    Its first slot holds the BLOCK offsets from o = length − window − b·BLOCK on, its second the BLOCK offsets below o.
+    """
+    band, head = tl.program_id(0) - (num_row_tiles - 1), tl.program_id(1).to(tl.int64)
+    i, d = tl.arange(0, BLOCK), tl.arange(0, D)
+    head_unit = (head // group) * head_units
+    total = tl.zeros([BLOCK, BLOCK], tl.float32)
+    for m in range(tl.maximum(0, -band), tl.minimum(num_row_tiles, num_key_tiles - band)):
+        tile = band + m
+        column, row = tile * BLOCK + i, m * BLOCK + i
+        unit = token_units(column, column < length, block_table, page_units, token_stride_units, PAGE, PAGED)
+        unit += head_unit
+        key = tl.load(k + unit[:, None] * D + d[None, :], mask=column[:, None] < length, other=0.0)
         q_row = (num_queries - window + row).to(tl.int64)
         query = tl.load(
             q + q_row[None, :] * stride_qt + head * stride_qh + d[:, None], mask=row[None, :] < window, other=0.0
         )
         norm = tl.load(lse + head * window + row, mask=row < window, other=float("inf"))
-        scores = tl.dot(key, query, input_precision="ieee") * scale_log2
-        p = tl.exp2(scores - norm[None, :])
+        # Keys are the rows of every tile here, so that all sums run along a tile's rows, inside a thread.
+        p = tl.exp2(tl.dot(key, query, input_precision="ieee") * scale_log2 - norm[None, :])
         if tile * BLOCK + BLOCK > length - window:
             p = tl.where(column[:, None] <= length - window + row[None, :], p, 0.0)
-        column_sums += tl.sum(p, 1)
-        skewed = tl.gather(p, turned, 0)
-        # A diagonal's part before the wrap continues in the part behind it of the next row tile.
-        tl.store(slot + m * BLOCK + i, carry + tl.sum(tl.where(straight, 0.0, skewed), 1))
-        carry = tl.sum(tl.where(straight, skewed, 0.0), 1)
-    tl.store(slot + num_row_tiles * BLOCK + i, carry)
-    tl.store(columns + head * length + column, column_sums, mask=column < length)
+        tl.store(column_slots + ((head * num_key_tiles + tile) * num_row_tiles + m) * BLOCK + i, tl.sum(p, 1))
+        total += p
+    # Row c of `skewed` is one diagonal of the tile, wrapped around once: [c, i] is total[(i − c) mod BLOCK, i].
+    skewed = tl.gather(total, (i[None, :] - i[:, None]) & (BLOCK - 1), 0)
+    straight = i[None, :] >= i[:, None]
+    slot = band_slots + (head * tl.num_programs(0) + tl.program_id(0)) * 2 * BLOCK
+    tl.store(slot + i, tl.sum(tl.where(straight, skewed, 0.0), 1))
+    tl.store(slot + BLOCK + i, tl.sum(tl.where(straight, 0.0, skewed), 1))
 
 
 @triton.jit(do_not_specialize=CHANGING)
-def _add_slots(slots, diagonals, length, window, num_row_tiles, num_key_tiles, BLOCK: tl.constexpr):
-    """Slot t of key tile n holds the offsets (length − window) + (t − 1 − n)·BLOCK + 0 … BLOCK − 1."""
-    head = tl.program_id(1).to(tl.int64)
-    step = tl.program_id(0) - num_key_tiles
-    c = tl.arange(0, BLOCK)
-    offset = length - window + step * BLOCK + c
+def _add_columns(column_slots, columns, length, num_row_tiles, num_key_tiles, BLOCK: tl.constexpr):
+    tile, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for t in range(0, num_row_tiles + 1):
-        n = t - 1 - step
-        if (n >= 0) & (n < num_key_tiles):
-            total += tl.load(slots + ((head * num_key_tiles + n) * (num_row_tiles + 1) + t) * BLOCK + c)
+    for m in range(0, num_row_tiles):
+        total += tl.load(column_slots + ((head * num_key_tiles + tile) * num_row_tiles + m) * BLOCK + i)
+    column = tile * BLOCK + i
+    tl.store(columns + head * length + column, total, mask=column < length)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def _add_bands(band_slots, diagonals, length, window, num_row_tiles, num_bands, BLOCK: tl.constexpr):
+    """BLOCK offsets: the first slot of a band and the second one of the band before it, where there are such."""
+    place, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    slot = band_slots + (head * num_bands + place) * 2 * BLOCK
+    total = tl.zeros([BLOCK], tl.float32)
+    if place < num_bands:
+        total += tl.load(slot + i)
+    if place > 0:
+        total += tl.load(slot - BLOCK + i)
+    offset = length - window - (place - (num_row_tiles - 1)) * BLOCK + i
     tl.store(diagonals + head * length + offset, total, mask=(offset >= 0) & (offset < length))
 
 
-def row_norms(q: Tensor, cache: VirtualCache, length: int, window: int, scale: float, *, block: int = 128) -> Tensor:
-    """Log-sum-exp, base 2, of the last `window` rows' scaled scores, float32 [Hq, window]; see `estimate_sums`."""
+def row_norms(
+    q: Tensor, cache: VirtualCache, length: int, window: int, scale: float, *, block: int = 128, splits: int = 14
+) -> Tensor:
+    """Log-sum-exp, base 2, of the last `window` rows' scaled scores, float32 [Hq, window]; see `estimate_sums`.
+
+    At most `splits` programs share the keys of `block` rows; the defaults were fastest for 28 heads on Hopper.
+    """
     num_queries, heads, d = q.shape
     paged = cache.keys.shape[0] > 1
     tiles = triton.cdiv(length, block)
-    per_split = triton.cdiv(tiles, min(16, tiles))
+    per_split = triton.cdiv(tiles, min(splits, tiles))
     splits = triton.cdiv(tiles, per_split)
     partial = torch.empty(heads, splits, window, dtype=torch.float32, device=q.device)
     lse = torch.empty(heads, window, dtype=torch.float32, device=q.device)
@@ -166,39 +183,27 @@ def row_norms(q: Tensor, cache: VirtualCache, length: int, window: int, scale: f
     return lse
 
 
-def estimate_sums(
-    q: Tensor,
-    cache: VirtualCache,
-    length: int,
-    window: int,
-    scale: float,
-    *,
-    block: int = 128,
-    sum_block: int = 64,
-    sum_warps: int = 4,
-    sum_registers: int | None = 168,
-) -> Sums:
+def estimate_sums(q: Tensor, cache: VirtualCache, length: int, window: int, scale: float, *, block: int = 64) -> Sums:
     """Sums for q [T, Hq, D], the last T positions of the one sequence of `length` tokens in `cache`.
 
-    `block`, `sum_block`, `sum_warps` and `sum_registers` shape the two passes; the defaults were fastest on an H200.
+    Tiles of `block` rows and keys make the bands; 64, with four warps and two stages, was fastest on Hopper.
     """
     num_queries, heads, d = q.shape
     window = min(window, num_queries)
     paged = cache.keys.shape[0] > 1
-    group, scale_log2 = heads // cache.num_kv_heads, scale * LOG2E
     new: dict[str, Any] = dict(dtype=torch.float32, device=q.device)
-    lse = row_norms(q, cache, length, window, scale, block=block)
+    lse = row_norms(q, cache, length, window, scale)
     both = torch.empty(2, heads, length, **new)
-    key_tiles, row_tiles = triton.cdiv(length, sum_block), triton.cdiv(window, sum_block)
-    slots = torch.empty(heads, key_tiles, row_tiles + 1, sum_block, **new)
-    shape: dict[str, Any] = dict(D=d, PAGE=cache.cache_page if paged else 1, PAGED=paged)
-    where = (q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units)
-    _column_and_diagonal_sums[(key_tiles, heads)](
-        q, cache.keys, cache.block_table, lse, both[0], slots, *where,
-        num_queries, length, window, row_tiles, key_tiles, scale_log2, group,
-        BLOCK=sum_block, num_warps=sum_warps, num_stages=2, maxnreg=sum_registers, **shape,
+    key_tiles, row_tiles = triton.cdiv(length, block), triton.cdiv(window, block)
+    bands = key_tiles + row_tiles - 1
+    column_slots = torch.empty(heads, key_tiles, row_tiles, block, **new)
+    band_slots = torch.empty(heads, bands, 2, block, **new)
+    _band_sums[(bands, heads)](
+        q, cache.keys, cache.block_table, lse, column_slots, band_slots,
+        q.stride(0), q.stride(1), cache.page_units, cache.token_units, cache.head_units,
+        num_queries, length, window, row_tiles, key_tiles, scale * LOG2E, heads // cache.num_kv_heads,
+        D=d, BLOCK=block, PAGE=cache.cache_page if paged else 1, PAGED=paged, num_warps=4, num_stages=2,
     )  # fmt: skip
-    _add_slots[(key_tiles + row_tiles + 1, heads)](
-        slots, both[1], length, window, row_tiles, key_tiles, BLOCK=sum_block
-    )
+    _add_columns[(key_tiles, heads)](column_slots, both[0], length, row_tiles, key_tiles, BLOCK=block)
+    _add_bands[(bands + 1, heads)](band_slots, both[1], length, window, row_tiles, bands, BLOCK=block)
     return Sums(both, window)

@@ -18,7 +18,7 @@ import triton.language as tl
 
 CHANGING = [
     "length", "window", "num_queries", "num_rows", "num_row_tiles", "num_key_tiles", "num_splits", "tiles_per_split",
-    "num_tiles", "num_blocks", "all_blocks", "first", "first_block", "first_head", "rows_each",
+    "num_bands", "num_tiles", "num_blocks", "all_blocks", "first", "first_block", "first_head", "rows_each",
     "want", "want_0", "want_1", "forced_0", "forced_1", "top", "sinks", "local", "sink", "local_from",
 ]  # fmt: skip
 """Arguments that change from request to request: no kernel is compiled anew because one of them is 1 or a multiple of
