@@ -32,9 +32,12 @@ class DecodeShape:
     """Programs that a launch should have, where there is work for so many."""
 
 
-FEW_ROWS, MANY_ROWS = DecodeShape(tile=32, warps=4, stages=2, programs=1056), DecodeShape(128, 4, 2, 264)
-ROWS_ARE_MANY_FROM = 96
-"""(Request, list) pairs from which MANY_ROWS is the quicker shape (measured)."""
+FEW_LISTS_OF_PAGES = DecodeShape(tile=32, warps=4, stages=2, programs=1056)
+FEW_LISTS_OF_TOKENS = DecodeShape(tile=32, warps=4, stages=3, programs=528)
+"""Each token's place is read before its key is, so one more load must be on its way."""
+MANY_LISTS = DecodeShape(tile=128, warps=4, stages=2, programs=264)
+LISTS_ARE_MANY_FROM = 96
+"""(Request, list) pairs from which MANY_LISTS is the quicker shape (measured, as the shapes are)."""
 MOST_SPLITS = 64
 
 
@@ -48,14 +51,16 @@ class Scratch:
     """float32 [rows, group, splits]."""
 
 
-def shape_for(rows: int) -> DecodeShape:
-    """The shape for `rows` lists."""
-    return FEW_ROWS if rows < ROWS_ARE_MANY_FROM else MANY_ROWS
+def shape_for(rows: int, page_size: int) -> DecodeShape:
+    """The shape for `rows` lists of pages."""
+    if rows >= LISTS_ARE_MANY_FROM:
+        return MANY_LISTS
+    return FEW_LISTS_OF_TOKENS if page_size == 1 else FEW_LISTS_OF_PAGES
 
 
-def num_splits(rows: int, max_tokens: int) -> int:
+def num_splits(rows: int, max_tokens: int, page_size: int) -> int:
     """Splits for `rows` lists of at most `max_tokens`: enough programs to fill a GPU."""
-    shape = shape_for(rows)
+    shape = shape_for(rows, page_size)
     return max(1, min(shape.programs // rows, -(-max_tokens // shape.tile), MOST_SPLITS))
 
 
@@ -157,7 +162,7 @@ def merge(scratch: Scratch, out: Tensor, skip_empty: bool) -> None:
     if splits > 1:
         _merge[(batch * heads,)](
             scratch.partial, scratch.norms, out, out.stride(0), out.stride(1), splits,
-            D=d, HEADS=heads, SPLITS=triton.next_power_of_2(splits), SKIP_EMPTY=skip_empty, num_warps=4,
+            D=d, HEADS=heads, SPLITS=triton.next_power_of_2(splits), SKIP_EMPTY=skip_empty, num_warps=2,
             **launch_options(),
         )  # fmt: skip
 
@@ -239,8 +244,8 @@ def decode_lists(
     list_heads = keys.shape[2] if widths is not None else table.shape[1]
     group, rows = heads // list_heads, batch * list_heads
     if scratch is None:
-        scratch = new_scratch(rows, num_splits(rows, max_tokens), group, d, q.device)
-    splits, shape = scratch.norms.shape[2], shape_for(rows)
+        scratch = new_scratch(rows, num_splits(rows, max_tokens, page_size), group, d, q.device)
+    splits, shape = scratch.norms.shape[2], shape_for(rows, page_size)
     block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
     _decode_lists[(splits, rows)](
         q, keys, values, out, table, counts, counts if widths is None else widths, block_table, seq_lens, prompt_lens,

@@ -109,7 +109,7 @@ def measure_kept(length: int, batch: int, capacity: int, generated: int = 128) -
     lens = torch.full((batch,), length, dtype=torch.int32, device=device)
     short = torch.full((batch,), capacity + generated, dtype=torch.int32, device=device)
     rows, most = batch * kv_heads, capacity + generated
-    scratch = new_scratch(rows, num_splits(rows, most), heads // kv_heads, d, device)
+    scratch = new_scratch(rows, num_splits(rows, most, 1), heads // kv_heads, d, device)
 
     def attend(executor: Executor, i: int) -> None:
         fused_decode.attend_kept(

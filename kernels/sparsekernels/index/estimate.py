@@ -64,12 +64,13 @@ def _lse_partials(
         column = n + tl.arange(0, BLOCK_N)
         unit = token_units(column, column < length, block_table, page_units, token_stride_units, PAGE, PAGED)
         key = tl.load(k + (unit + key_head)[None, :] * D + d[:, None], mask=column[None, :] < length, other=0.0)
-        scores = tl.dot(query, key, input_precision="ieee") * scale_log2
+        scores = tl.dot(query, key, input_precision="ieee")
         if n + BLOCK_N > length - window:
             scores = tl.where(column[None, :] <= position[:, None], scores, float("-inf"))
-        new = tl.maximum(high, tl.max(scores, 1))
+        # Scaling after the maximum leaves one multiply-add for each score.
+        new = tl.maximum(high, tl.max(scores, 1) * scale_log2)
         safe = tl.where(new == float("-inf"), 0.0, new)
-        total = total * tl.exp2(high - safe) + tl.sum(tl.exp2(scores - safe[:, None]), 1)
+        total = total * tl.exp2(high - safe) + tl.sum(tl.exp2(scores * scale_log2 - safe[:, None]), 1)
         high = new
     lse = tl.where(total > 0, high + tl.log2(total), float("-inf"))
     tl.store(partial + (head.to(tl.int64) * num_splits + split) * window + row, lse, mask=row < window)

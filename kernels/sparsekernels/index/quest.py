@@ -58,7 +58,8 @@ def _bounds(
         if part == 0:
             _take_in(batch, head, store, key, slots, stride_kb, stride_kh, D, KV_HEADS, PAGE)
     current = (tl.load(seq_lens + batch) - 1) // PAGE
-    if part * CHUNK < current:
+    begin = part * CHUNK
+    if begin < current:
         d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
         query = tl.load(
             q + batch.to(tl.int64) * stride_qb + (head * GROUP + g)[None, :] * stride_qh + d[:, None],
@@ -69,19 +70,21 @@ def _bounds(
         block_row = block_table + batch.to(tl.int64) * stride_bt
         rows: tl.constexpr = 1 if SHARE else GROUP
         line = row.to(tl.int64) * rows
-        page = part * CHUNK + tl.arange(0, CHUNK)
-        there = page < current
-        physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
-        summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
-        high = tl.load(summary, mask=there[:, None], other=0.0)
-        low = tl.load(summary + D, mask=there[:, None], other=0.0)
-        bounds = tl.dot(high, above, input_precision="ieee")
-        bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
-        if SHARE:
-            tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
-        else:
-            target = scores + (line + g)[None, :] * num_pages + page[:, None]
-            tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
+        # A loop of one turn: what is loaded in loops is copied without passing through registers.
+        for first in range(begin, tl.minimum(begin + CHUNK, current), CHUNK):
+            page = first + tl.arange(0, CHUNK)
+            there = page < current
+            physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
+            summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
+            high = tl.load(summary, mask=there[:, None], other=0.0)
+            low = tl.load(summary + D, mask=there[:, None], other=0.0)
+            bounds = tl.dot(high, above, input_precision="ieee")
+            bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
+            if SHARE:
+                tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
+            else:
+                target = scores + (line + g)[None, :] * num_pages + page[:, None]
+                tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
 
 
 @triton.jit
@@ -124,7 +127,7 @@ def launch_bounds(
         key.stride(0), key.stride(1),
         D=d, KV_HEADS=kv_heads, GROUP=group, GROUP_PAD=max(16, triton.next_power_of_2(group)), SHARE=share,
         PAGE=page_size, RATIO=cache_page // page_size, CHUNK=CHUNK, TAKE_IN=new_keys is not None,
-        num_warps=2, **launch_options(),
+        num_warps=2, num_stages=2, **launch_options(),
     )  # fmt: skip
 
 
