@@ -146,6 +146,7 @@ class Bench:
         self.run.record(
             part=self.part, figure="samples", length=length, in_flight=count, method=name, tokens=tokens,
             samples_per_hour=3600 * len(results) / seconds, seconds_a_sample=seconds / len(results), busy=busy,
+            seconds_to_first_token=median(r.seconds_to_first_token for r in results),
             kv_peak=peak, memory_gib=memory_used_gib() or 0.0,
         )  # fmt: skip
 
