@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("accuracy", "admissible", "frontier", "heat", "relative-error", "speed")
-"""Beginnings of the names of the plots that are kept."""
+FIGURES = ("accuracy", "admissible", "frontier-density", "heat", "relative-error")
+"""Beginnings of the names of the plots that are kept: those of scores. Times of a full engine include its queue."""
 LEFT_OUT = {"method_choice", "num_parameters_b", "prefill_flops", "prefill_index_flops"}
 LEFT_OUT |= {"decode_bytes", "decode_index_bytes"}
 HEADINGS = "method", "budget", "samples", "score", "difference to dense", "prefill density", "decode density", "kept"

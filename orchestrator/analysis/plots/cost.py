@@ -15,6 +15,8 @@ from orchestrator.analysis.plots import style
 from orchestrator.domain.flops import Formula, ModelShape, prefill_flops
 
 SPARSE_DENSITY = 0.05
+LEAST_SCORE_SPAN = 0.1
+"""Least height of a frontier's score axis."""
 BREAK_EVEN_QUEST = MethodChoice(decode=Quest(token_budget=1024, page_size=16))
 
 
@@ -47,6 +49,9 @@ def _frontier_panel(axes: Any, rows: pd.DataFrame, colour: dict[str, str], marke
                 edgecolors="white", linewidths=0.4, zorder=2,
             )  # fmt: skip
     style.log_cost_axis(axes)
+    low, high = axes.get_ylim()
+    if high - low < LEAST_SCORE_SPAN:  # Else a sample or two would fill the panel.
+        axes.set_ylim(high - LEAST_SCORE_SPAN, high)
 
 
 def _frontier_legend(

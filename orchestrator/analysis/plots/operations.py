@@ -48,8 +48,11 @@ def measured_speed(table: pd.DataFrame, methods: list[str]) -> Any:
     colour, marker = style.colours(methods), style.markers(methods)
     for axes, (column, title) in zip(figure.subplots(1, 2), columns, strict=True):
         for method in methods:
-            line = table[table["method"] == method].groupby("compression")[column].median().dropna()
-            axes.plot(line.index, line, color=colour[method], marker=marker[method], label=style.plain(method))
+            line = _by_level(table[table["method"] == method], column)
+            axes.plot(
+                line["compression"], line[column], color=colour[method], marker=marker[method],
+                label=style.plain(method),
+            )  # fmt: skip
         axes.axhline(1, color=style.INK, linewidth=0.8)
         style.compression_axis(axes, list(table["compression"].dropna()))
         low, high = axes.get_ylim()
@@ -59,6 +62,13 @@ def measured_speed(table: pd.DataFrame, methods: list[str]) -> Any:
         axes.set_title(title, loc="left", fontweight="bold")
     style.shared_legend(figure, figure.axes[0])
     return figure
+
+
+def _by_level(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Median speed-up at each compression; neighbours within a twentieth are one level: lengths round budgets apart."""
+    known = rows.dropna(subset=["compression", column]).sort_values("compression")
+    level = (known["compression"] > 1.05 * known["compression"].shift()).cumsum()
+    return known.groupby(level.rename("level"))[["compression", column]].median()
 
 
 def throughput_over_time(outcomes: pd.DataFrame) -> Any:

@@ -9,10 +9,18 @@ import pandas as pd
 
 from orchestrator.analysis.plots import style
 
+ACCURACY_COLUMNS = 3
+
+
+def _drawn(tasks: list[str], rows: pd.DataFrame) -> list[str]:
+    """The tasks that have rows, in order; all of them where none has, so that an empty figure still names them."""
+    return [task for task in tasks if task in set(rows["task"])] or tasks
+
 
 def loss_heat_map(comparisons: pd.DataFrame, length: int, tasks: list[str], methods: list[str]) -> Any:
     """Tasks × compression, one panel a method: mean over models of sparse − dense, in points (100 = full score)."""
     rows = comparisons[comparisons["length_tokens"] == length]
+    tasks = _drawn(tasks, rows)
     figure, panels = style.grid_of_axes(len(methods), 2, panel=(6.4, 0.55 + 0.3 * len(tasks)))
     limit = max(10.0, float(100 * rows["difference"].abs().quantile(0.98)) if len(rows) else 10.0)
     image = None
@@ -48,13 +56,15 @@ def accuracy_by_task(scores: pd.DataFrame, length: int, tasks: list[str], method
     rows = scores[(scores["length_tokens"] == length) & scores["mean"].notna()]
     if model is not None:
         rows = rows[rows["model"] == model]
-    figure, panels = style.grid_of_axes(len(tasks), 3, panel=(4.2, 2.75), sharex=True)
+    tasks = _drawn(tasks, rows)
+    figure, panels = style.grid_of_axes(len(tasks), ACCURACY_COLUMNS, panel=(4.2, 2.75), sharex=True)
     colour, marker = style.colours(methods), style.markers(methods)
     for axes, task in zip(panels, tasks, strict=True):
         _accuracy_panel(axes, _common_models(rows[rows["task"] == task]), task, methods, colour, marker)
-    for axes in panels[-3:]:
+    for axes in panels[-ACCURACY_COLUMNS:]:  # There is no panel below these.
         axes.set_xlabel("compression (dense ÷ computed, log scale)")
-    for axes in panels[::3]:
+        axes.tick_params(labelbottom=True)
+    for axes in panels[::ACCURACY_COLUMNS]:
         axes.set_ylabel("score (0–1)")
     style.shared_legend(figure, panels[0])
     return figure

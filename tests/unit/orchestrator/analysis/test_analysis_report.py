@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 from orchestrator.analysis.findings import AnalysisSettings, Findings, analyse
 from orchestrator.analysis.headline import headline
+from orchestrator.analysis.plots import cost, operations, quality
 from orchestrator.analysis.plots.style import plain, plain_number, short_model, tokens
 from orchestrator.analysis.report import ReportFiles, render_page, result_tables, write_report
 from orchestrator.analysis.report_figures import drawings, render
@@ -168,3 +170,30 @@ def test_inline_figures_keep_their_references() -> None:
     assert "<?xml" not in html
     assert "metadata" not in html
     assert "a &quot;caption&quot;" in html
+
+
+def test_a_figure_of_one_length_leaves_out_the_tasks_that_were_not_run_there(findings: Findings) -> None:
+    here = findings.comparisons["task"] == "qa_squad"
+    figure = quality.loss_heat_map(findings.comparisons[here], 16384, sorted(TASKS), ["quest"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["qa_squad"]
+    scores = findings.scores[findings.scores["task"] == "qa_squad"]
+    figure = quality.accuracy_by_task(scores, 16384, sorted(TASKS), ["quest"], None)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["qa_squad"]
+    assert shown[0].get_xlabel()
+
+
+def test_speed_joins_compressions_that_differ_by_rounding_alone() -> None:
+    rows = [(5.0, 1.0), (5.02, 2.0), (5.1, 3.0), (10.0, 4.0), (10.3, 6.0)]
+    table = pd.DataFrame(rows, columns=["compression", "ttft_speedup"]).assign(method="quest", decode_speedup=1.0)
+    line = operations.measured_speed(table, ["quest"]).axes[0].lines[0]
+    assert list(line.get_xdata()) == pytest.approx([5.02, 10.15])
+    assert list(line.get_ydata()) == [2.0, 5.0]
+
+
+def test_a_frontier_of_nearly_equal_scores_keeps_a_readable_scale() -> None:
+    row = {"length_tokens": 8192, "model": "m", "num_parameters_b": 1.0, "method": "dense", "on_front": True}
+    table = pd.DataFrame([row | {"cost": 1.0, "mean": 0.98}, row | {"cost": 2.0, "mean": 0.985}])
+    low, high = cost.frontier_figure(table, "cost").axes[0].get_ylim()
+    assert high - low == pytest.approx(cost.LEAST_SCORE_SPAN)
+    assert low < 0.98 < 0.985 < high
