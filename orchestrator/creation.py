@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.domain.grid import Cell, expand
 from orchestrator.domain.ordering import TARGET_SECONDS
 from orchestrator.domain.spec import CampaignSpec
-from orchestrator.domain.spec_file import load_cells, load_spec, parse_spec
+from orchestrator.domain.spec_file import load_cells, parse_spec
 from orchestrator.errors import SpecError
 from orchestrator.models import describe_model, resolve_model_folder
 from orchestrator.store.campaigns import NewCampaign, Settings, create_campaign
@@ -23,21 +23,23 @@ DISTRIBUTION = "sparse-frontier-campaigns"
 
 def prepare(path: Path) -> tuple[CampaignSpec, list[Cell]]:
     """The spec in a file and its cells, with every model on this machine. Raises SpecError or ModelError."""
-    for model in load_spec(path).models:
-        # The grid first: a bad length is told before gigabytes are fetched.
-        if describe_model(model.source, model.revision).folder is None:
-            load_cells(path, describe_model)
-            resolve_model_folder(model.source, model.revision)
-    return load_cells(path, describe_model)
+    # The grid first: a bad length is told before gigabytes are fetched.
+    spec, cells = load_cells(path, describe_model)
+    return (spec, cells) if not _fetch_models(spec) else load_cells(path, describe_model)
 
 
 def prepare_spec(spec: CampaignSpec) -> list[Cell]:
     """The cells of a spec, with every model on this machine. Raises SpecError or ModelError."""
-    for model in spec.models:
-        if describe_model(model.source, model.revision).folder is None:
-            expand(spec, describe_model)
-            resolve_model_folder(model.source, model.revision)
-    return expand(spec, describe_model)
+    cells = expand(spec, describe_model)
+    return cells if not _fetch_models(spec) else expand(spec, describe_model)
+
+
+def _fetch_models(spec: CampaignSpec) -> bool:
+    """Whether a model was fetched: then its facts are known better than before. Raises ModelError."""
+    absent = [model for model in spec.models if describe_model(model.source, model.revision).folder is None]
+    for model in absent:
+        resolve_model_folder(model.source, model.revision)
+    return bool(absent)
 
 
 def spec_from(values: Mapping[str, Any]) -> CampaignSpec:

@@ -15,6 +15,8 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERNAL = 70
 """A fault of ours, not of the input (EX_SOFTWARE of sysexits.h)."""
 EXIT_INTERRUPTED = 130
+MOST_CHARACTERS = 1000
+"""Of an error's line."""
 
 # Newer Typer carries its own copy of click, older ones use the package: going through Typer's names suits both.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -52,5 +54,11 @@ def _complain(error: Exception) -> int:
 
 
 def _line(text: str, code: int) -> int:
-    print(mask_passwords(" ".join(text.split())), file=sys.stderr)
+    print(_shortened(mask_passwords(" ".join(text.split()))), file=sys.stderr)
     return code
+
+
+def _shortened(text: str) -> str:
+    """Both ends of a text that quotes something very long: the place stands at its begin, the reason at its end."""
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"

@@ -31,9 +31,8 @@ def plan_command(
     """Forecast cells, samples, tokens, shards, engine loads, GPU-hours, wall clock and memory. Needs no GPU."""
     from orchestrator.domain.absent_data import plannable
     from orchestrator.domain.fleet import parse_fleet
-    from orchestrator.domain.grid import expand
     from orchestrator.domain.plan import plan_campaign
-    from orchestrator.domain.spec_file import load_spec
+    from orchestrator.domain.spec_file import cells_of, load_spec
     from orchestrator.models.resolve import describe_model
 
     fleet = parse_fleet(gpus)
@@ -41,7 +40,7 @@ def plan_command(
     campaign = known.spec
     plan = plan_campaign(
         campaign.name,
-        expand(campaign, describe_model),
+        cells_of(campaign, spec, describe_model),
         fleet,
         shard_samples=campaign.shard_samples,
         paired=campaign.pair_methods,

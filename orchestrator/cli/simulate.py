@@ -41,8 +41,7 @@ def simulate_command(
     """Simulate a campaign with the production loop; compare with static splitting and first in, first out."""
     from orchestrator.domain.absent_data import plannable
     from orchestrator.domain.fleet import parse_fleet
-    from orchestrator.domain.grid import expand
-    from orchestrator.domain.spec_file import load_spec
+    from orchestrator.domain.spec_file import cells_of, load_spec
     from orchestrator.models.resolve import describe_model
     from orchestrator.scheduler.simulation.simulate import Scenario, Simulation
 
@@ -56,7 +55,9 @@ def simulate_command(
     )
     fleet = parse_fleet(f"{nodes}x8xH100" if nodes.isdecimal() else nodes)
     campaign = plannable(load_spec(spec)).spec
-    simulation = Simulation(expand(campaign, describe_model), fleet, scenario, shard_samples=campaign.shard_samples)
+    simulation = Simulation(
+        cells_of(campaign, spec, describe_model), fleet, scenario, shard_samples=campaign.shard_samples
+    )
     result = simulation.run()
     record = simulation_record(campaign.name, str(fleet), result, simulation.baselines())
     if as_json:

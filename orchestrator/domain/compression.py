@@ -6,6 +6,7 @@ Vertical-slash and FlexPrefill are absent: their compression depends on the atte
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from sparsekernels.parameters import METHODS, AdaSnapKV, BlockSparse, ParameterError, Quest, SnapKV, SparseK
@@ -34,20 +35,28 @@ def from_compression(name: str, options: Mapping[str, Any], length_tokens: int) 
     """Options with `compression` replaced by the budget that comes closest to it without exceeding the cost."""
     values = dict(options)
     target = values.pop("compression")
-    if isinstance(target, bool) or not isinstance(target, (int, float)) or target < 1:
+    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 1 <= target < inf:
         raise ParameterError(f"{name}: compression is {target!r}; it must be a number of at least 1")
     if name == Quest.name:
-        page = int(values.get("page_size", 16))
+        page = _size(name, "page_size", values)
         values["token_budget"] = max(page, int(length_tokens / target) // page * page)
     elif name in (SnapKV.name, AdaSnapKV.name):
         values["token_capacity"] = int(length_tokens / target)
     elif name == BlockSparse.name:
-        values["top_blocks"] = _top_blocks(target, -(-length_tokens // int(values.get("block_size", 16))))
+        values["top_blocks"] = _top_blocks(target, -(-length_tokens // _size(name, "block_size", values)))
     elif hasattr(METHODS[name], "nominal_density"):
         values |= _plugin_budget(METHODS[name], values, 1 / target, length_tokens)
     else:
         raise ParameterError(f"{name}: compression cannot be set for this method; give its own budget")
     return values
+
+
+def _size(name: str, option: str, values: Mapping[str, Any]) -> int:
+    """The size of a page or a block: the option's value, else the method's default."""
+    size = values.get(option, METHODS[name].__dataclass_fields__[option].default)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ParameterError(f"{name}: {option} is {size!r}; it must be a whole number of at least 1")
+    return size
 
 
 def _plugin_budget(cls: type[Any], values: Mapping[str, Any], density: float, length_tokens: int) -> dict[str, int]:

@@ -75,7 +75,20 @@ def expand(spec: CampaignSpec, describe: Describe) -> list[Cell]:
         if task.lengths is None or length in task.lengths
         for cell in _methods_of(spec, model, known, length, task)
     ]
+    _refuse_empty_axes(spec, cells)
     return _without_duplicates(cells)
+
+
+def _refuse_empty_axes(spec: CampaignSpec, cells: list[Cell]) -> None:
+    """Raises SpecError for a task or a method whose own lengths leave it without any cell."""
+    for axis, names, used in (
+        ("tasks", [task.name for task in spec.tasks], {cell.task_label for cell in cells}),
+        ("methods", [method.name for method in spec.methods], {cell.method_label for cell in cells}),
+    ):
+        for index, name in enumerate(names):
+            if name not in used:
+                text = f"{axis}.{index} ({name}) names none of the campaign's lengths, so nothing of it would run"
+                raise SpecError(text, at=(axis, index))
 
 
 def _describe(spec: CampaignSpec, model: ModelEntry, describe: Describe) -> KnownModel:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sparsekernels.parameters import METHODS, MethodChoice, ParameterError, Phase, parse_method
 
 from orchestrator.domain.compression import from_compression, nominal_compression
+from orchestrator.domain.labels import Label
 from orchestrator.domain.problems import did_you_mean, problem
 
 TAIL = "tail"
@@ -42,7 +43,7 @@ class MethodEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: StrictStr
+    name: Label
     """Label in tables; unique. Default: the method's name."""
     phases: dict[Phase, dict[str, Any]] = Field(default_factory=dict)
     """Options by phase, the method's name among them; empty is dense."""
@@ -127,10 +128,23 @@ def _options(name: str, options: Any, at: tuple[str, ...]) -> dict[str, Any]:
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise problem(f"options of {name} are {options!r}; they must be a mapping", *at)
+    for option, value in options.items():
+        _check_axis(name, option, value, at)
     for length in (ANY_LENGTH, *(n for v in options.values() if isinstance(v, dict) for n in v)):
         for chosen in _expand(options, length):
             _check_point(name, chosen, length, at)
     return {"name": name, **options}
+
+
+def _check_axis(name: str, option: Any, value: Any, at: tuple[str, ...]) -> None:
+    """Refuses lists and mappings that would leave the method without any setting."""
+    by_length = value if isinstance(value, dict) else {}
+    for length in by_length:
+        if isinstance(length, bool) or not isinstance(length, int):
+            raise problem(f"{name}: {option} is given for {length!r}; a length is a whole number", *at, option)
+    for chosen in (value, *by_length.values()):
+        if isinstance(chosen, (list, tuple, dict)) and not chosen:
+            raise problem(f"{name}: {option} is {value!r}; it must hold at least one value", *at, option)
 
 
 def _check_point(name: str, chosen: dict[str, Any], length: int, at: tuple[str, ...]) -> None:

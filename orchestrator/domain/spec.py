@@ -11,11 +11,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
 
+from orchestrator.domain.labels import Label
 from orchestrator.domain.method_entry import MethodEntry
 from orchestrator.domain.problems import problem
 from orchestrator.domain.task_entry import TaskEntry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; neither a text nor true or false."""
+Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+"""A whole number from 1 that the store's columns hold."""
 
 
 class _Frozen(BaseModel):
@@ -25,36 +30,36 @@ class _Frozen(BaseModel):
 class YarnRope(_Frozen):
     """YaRN with one fixed factor for every length."""
 
-    yarn_factor: float = Field(ge=1.0)
-    original_tokens: StrictInt = Field(default=32768, ge=1)
+    yarn_factor: Number = Field(ge=1.0, le=10_000.0)
+    original_tokens: Count = 32768
 
 
 class ModelEntry(_Frozen):
     """One model of the campaign and how an engine loads it."""
 
-    name: StrictStr
+    name: Label
     """Label in tables; unique. Default: the last part of `source`."""
     source: StrictStr
     """Short name (`frontier models list`), folder, or hub id."""
     revision: StrictStr | None = None
     """Hub revision; a commit hash makes the cells' keys equal on every machine."""
-    tensor_parallel: StrictInt = Field(default=1, ge=1)
-    tensor_parallel_by_gpu: dict[StrictStr, Annotated[StrictInt, Field(ge=1)]] = Field(default_factory=dict)
+    tensor_parallel: Count = 1
+    tensor_parallel_by_gpu: dict[StrictStr, Count] = Field(default_factory=dict)
     """`tensor_parallel` on hosts of these types, as Ray names them (`H200: 2`); the number above on all others."""
-    pipeline_parallel: StrictInt = Field(default=1, ge=1)
+    pipeline_parallel: Count = 1
     """Stages that the layers are cut into; an engine takes tensor_parallel × pipeline_parallel GPUs."""
-    nodes_per_engine: StrictInt = Field(default=1, ge=1)
+    nodes_per_engine: Count = 1
     """Hosts that one engine spans, in equal shares. 1: an engine is never split over hosts."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_context: StrictInt | None = Field(default=None, ge=16)
+    max_context: Count | None = Field(default=None, ge=16)
     """Tokens of prompt and output that the model takes; default from its config.json."""
     rope: Literal["native", "yarn_per_length"] | YarnRope = "native"
     """`native`; `yarn_per_length`: the paper's rule, factor (length + output) / 32768 beyond 32768 tokens;
     or a mapping with a fixed `yarn_factor`."""
     load_format: Literal["auto", "dummy"] = "auto"
-    max_in_flight: StrictInt = Field(default=16, ge=1)
-    kv_cache_gib: float | None = Field(default=None, gt=0)
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    max_in_flight: Count = 16
+    kv_cache_gib: Number | None = Field(default=None, gt=0)
+    gpu_memory_utilization: Number = Field(default=0.9, gt=0, le=1)
     options: dict[str, Any] = Field(default_factory=dict)
     """Further engine arguments, passed through."""
 
@@ -83,15 +88,16 @@ class ModelEntry(_Frozen):
 class Sampling(_Frozen):
     """How tokens are drawn; the default is greedy."""
 
-    temperature: float = Field(default=0.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: StrictInt = Field(default=0, ge=0)
+    temperature: Number = Field(default=0.0, ge=0)
+    top_p: Number = Field(default=1.0, gt=0, le=1)
+    top_k: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
 
     def to_wire(self) -> dict[str, Any]:
         return {} if self == Sampling() else self.model_dump()
 
 
-Length = Annotated[StrictInt, Field(ge=128)]
+Length = Annotated[Count, Field(ge=128)]
+Seed = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 class CampaignSpec(_Frozen):
@@ -104,19 +110,19 @@ class CampaignSpec(_Frozen):
     tasks: tuple[TaskEntry, ...] = Field(min_length=1)
     lengths: tuple[Length, ...] = Field(min_length=1)
     """Target prompt lengths after the chat template, tokens."""
-    samples: StrictInt = Field(default=100, ge=1)
+    samples: StrictInt = Field(default=100, ge=1, le=1_000_000)
     """Samples a cell."""
-    seed: StrictInt | tuple[StrictInt, ...] = 43
+    seed: Seed | tuple[Seed, ...] = 43
     """One seed, or several (an axis)."""
-    max_output_tokens: StrictInt | None = Field(default=None, ge=1)
+    max_output_tokens: Count | None = None
     """Default: each task's own limit."""
     scoring: Literal["default", "sparse_frontier_v1"] = "default"
     sampling: Sampling = Sampling()
-    shard_samples: StrictInt | None = Field(default=None, ge=1)
+    shard_samples: Count | None = None
     """Samples a shard; default: chosen by the scheduler."""
-    priority: StrictInt = 0
+    priority: StrictInt = Field(default=0, ge=-(2**31), le=2**31 - 1)
     """Among campaigns on one cluster, larger goes first."""
-    gpu_hours: float | None = Field(default=None, gt=0)
+    gpu_hours: Number | None = Field(default=None, gt=0)
     """Stop dispatching after this many GPU-hours."""
     pair_methods: StrictBool = True
     """Run the same prompts under all methods close in time."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
+from orchestrator.domain.labels import Label
 from orchestrator.domain.problems import did_you_mean, problem
 from tasks.errors import ParameterError, TaskError
 from tasks.registry import get_task, is_known, task_names
@@ -21,13 +22,13 @@ class TaskEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: StrictStr
+    name: Label
     """Label in tables; unique. Default: the task's name."""
     task: StrictStr
     parameters: dict[str, Any] = Field(default_factory=dict)
-    max_output_tokens: StrictInt | None = Field(default=None, ge=1)
-    samples: StrictInt | None = Field(default=None, ge=1)
-    lengths: tuple[StrictInt, ...] | None = None
+    max_output_tokens: StrictInt | None = Field(default=None, ge=1, le=2**31 - 1)
+    samples: StrictInt | None = Field(default=None, ge=1, le=1_000_000)
+    lengths: Annotated[tuple[StrictInt, ...], Field(min_length=1)] | None = None
     """Only these of the campaign's lengths."""
 
     @model_validator(mode="before")
@@ -37,7 +38,7 @@ class TaskEntry(BaseModel):
             value = {"task": value}
         if isinstance(value, dict) and len(value) == 1 and not set(value) & set(FIELDS):
             (task, parameters), *_ = value.items()
-            value = {"task": task, "parameters": parameters or {}, "short": True}
+            value = {"task": task, "parameters": {} if parameters is None else parameters, "short": True}
         if not isinstance(value, dict):
             return value
         short = value.pop("short", False) if "short" in value else False

@@ -45,8 +45,8 @@ def describe_model(source: str, revision: str | None = None) -> ModelDescription
             max_context_tokens=model.max_context_tokens,
             config=_config(folder) if folder else None,
         )
-    path = Path(source).expanduser()
-    if path.is_dir():
+    path = _folder(source)
+    if path is not None:
         return _describe_folder(source, path)
     if is_hub_id(source):
         return _describe_hub_model(source, revision or "main")
@@ -69,6 +69,15 @@ def resolve_model_folder(source: str, revision: str | None = None, download: boo
 def is_hub_id(source: str) -> bool:
     """Whether `source` has the form ORGANISATION/NAME of a model hub."""
     return HUB_ID.fullmatch(source) is not None
+
+
+def _folder(source: str) -> Path | None:
+    """The folder that `source` names, if it names one that can be looked at."""
+    try:
+        path = Path(source).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, the home of a user who is not here
+        return None
 
 
 def _describe_folder(source: str, path: Path) -> ModelDescription:

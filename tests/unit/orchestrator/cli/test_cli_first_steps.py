@@ -100,6 +100,14 @@ def test_bad_input_is_one_line_without_a_traceback(arguments: tuple[str, ...], t
     assert done.stdout == ""
 
 
+def test_a_very_long_value_is_quoted_by_both_ends() -> None:
+    done = process("validate", "x" * 5000 + ".yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: xxx")
+    assert done.stderr.endswith(": cannot read: File name too long\n")
+    assert len(done.stderr) < 1100
+
+
 def test_debug_shows_the_traceback() -> None:
     done = process("--debug", "validate", "/nowhere/campaign.yaml")
     assert done.returncode == 2

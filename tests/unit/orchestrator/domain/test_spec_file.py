@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,34 @@ MISTAKES = [
     ("name: small", "name: two words", "1:1: name 'two words' must be letters"),
     ("samples: 8", "  a: [", "12:3: YAML: "),
     (GOOD, "", "1:1: a campaign file is a mapping"),
+    ("[256, 512]", "[]", "5:13: quest: token_budget is []; it must hold at least one value"),
+    ("[256, 512]", "{}", "5:13: quest: token_budget is {}; it must hold at least one value"),
+    ("[256, 512]", "{1024: []}", "5:13: quest: token_budget is {1024: []}; it must hold at least one value"),
+    ("[256, 512]", "{'1024': 64}", "5:13: quest: token_budget is given for '1024'; a length is a whole number"),
+    ("[256, 512]", "{4096: 64}", "5:5: methods.1 (quest) names none of the campaign's lengths"),
+    ("- ruler_niah: {num_queries: 2}", "- {task: ruler_vt, lengths: [4096]}", "10:5: tasks.0 (ruler_vt) names none"),
+    (
+        "- ruler_niah: {num_queries: 2}",
+        "- ruler_niah: 0",
+        "10:5: parameters of ruler_niah are 0; they",
+    ),
+    ("{token_budget: [256, 512]}", "{compression: .nan}", "5:13: quest: compression is nan; it must be a number"),
+    ("{token_budget: [256, 512]}", "{compression: 4, page_size: 0}", "5:29: quest: page_size is 0; it must be a whole"),
+    ("samples: 8", "samples: 1000000000", "12:1: samples is 1000000000: input should be less than or equal to"),
+    ("samples: 8", "seed: 9999999999999999999", "12:1: seed is 9999999999999999999: "),
+    ("samples: 8", "gpu_hours: .inf", "12:1: gpu_hours is inf: input should be a finite number"),
+    ("samples: 8", 'gpu_hours: "12"', "12:1: gpu_hours is '12': input should be a valid number"),
+    ("samples: 8", 'description: "a\\0b"', "12:1: description is 'a\\x00b'; it must be text"),
+    ("samples: 8", "samples: !!bool abc", "1:1: YAML: 'abc' does not fit its tag"),
+    ("samples: 8", "? [a, b]\n: 1", "12:3: a key is \"('a', 'b')\"; it must be a name"),
+    ("samples: 8", f"description: {'[' * 3000}{']' * 3000}", "1:1: YAML: lists or mappings nest too deep"),
+    ("[1024, 2048]", "1024", "11:1: lengths is 1024: input should be a valid list"),
+    ("samples: 8", "sampling: 3", "12:1: sampling is 3: input should be a valid mapping"),
+    ("[smollm2-135m]", "[{source: smollm2-135m, name: ''}]", "2:33: a name is ''; it must be one line"),
+    ("[smollm2-135m]", "[{source: smollm2-135m, rope: {yarn_factor: .inf}}]", "2:33: models.0.rope"),
+    ("[smollm2-135m]", "[{source: smollm2-135m, rope: {}}]", "2:33: models.0.rope.yarn_factor is missing"),
+    ("[smollm2-135m]", f"[{{source: {'m' * 5000}, name: m}}]", "2:11: model 'mmmm"),
+    ("[smollm2-135m]", "[~nobody-of-this-name/model]", "2:10: model '~nobody-of-this-name/model' is no"),
 ]
 
 
@@ -76,6 +105,13 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, old: str, new: str
         load_cells(path, describe_model)
     assert str(caught.value).startswith(f"{path}:{expected}")
     assert "\n" not in str(caught.value)
+
+
+def test_aliases_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    lists = [f"{name}: &{name} [{', '.join([f'*{last}'] * 10)}]" for last, name in pairwise("abcdefghij")]
+    (tmp_path / "spec.yaml").write_text("\n".join(["a: &a [x]", *lists]))
+    with pytest.raises(SpecError, match=r"spec\.yaml:1:1: more than 200,000 values, with aliases written out"):
+        load_cells(tmp_path / "spec.yaml", describe_model)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
