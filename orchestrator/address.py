@@ -32,8 +32,10 @@ def _configured_store() -> str | None:
     if not path.is_file():
         return None
     try:
-        settings = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+    except ValueError as error:  # not UTF-8, or not TOML
         raise UserError(f"{path}: not valid TOML: {error}") from None
     store = settings.get("store")
     if store is not None and not isinstance(store, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -15,6 +16,11 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERNAL = 70
 """A fault of ours, not of the input (EX_SOFTWARE of sysexits.h)."""
 EXIT_INTERRUPTED = 130
+NOT_OURS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
+"""Errors of files that say something about the machine or a path that was given: full, read-only, not a folder."""
 MOST_CHARACTERS = 1000
 """Of an error's line."""
 
@@ -48,9 +54,21 @@ def _complain(error: Exception) -> int:
     if isinstance(error, UserError):
         return _line(f"error: {error}", EXIT_BAD_INPUT)
     if isinstance(error, UsageError):
-        return _line(f"error: {error.format_message()}", EXIT_BAD_INPUT)  # type: ignore[attr-defined]
+        return _line(f"error: {error.format_message()}{_refused_value(error)}", EXIT_BAD_INPUT)  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and error.errno in NOT_OURS:
+        return _line(f"error: {_place_of(error)}{error.strerror}", EXIT_BAD_INPUT)
     what = f"{type(error).__name__}: {error}"
     return _line(f"internal error: {what} (frontier --debug … shows where)", EXIT_INTERNAL)
+
+
+def _refused_value(error: Exception) -> str:
+    """What was given, where Typer's text does not say it (its checks of numbers are pydantic's)."""
+    told: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
+    return f", not {told[0]['input']!r}" if told and "input" in told[0] else ""
+
+
+def _place_of(error: OSError) -> str:
+    return "" if error.filename is None else f"{error.filename}: "
 
 
 def _line(text: str, code: int) -> int:

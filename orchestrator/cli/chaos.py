@@ -13,11 +13,13 @@ import typer
 
 from orchestrator.cli.options import JsonOption
 from orchestrator.cli.output import note, print_json
+from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.scheduler.chaos.drill import DrillReport
 
 EXIT_NOT_PROVEN = 1
+DATABASES = ("sqlite", "postgresql")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +39,8 @@ def chaos(
     from orchestrator.scheduler.chaos.drill import run_drill
     from orchestrator.scheduler.chaos.plan import ChaosPlan, load_plan_file
 
+    if database not in (None, *DATABASES):
+        raise UserError(f"--database is {database!r}; it must be one of: {', '.join(DATABASES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the drill ends its processes on the way out
     given = {"seed": seed, "store": database, "ray": ray}
     chosen = load_plan_file(plan)

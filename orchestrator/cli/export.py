@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
-from orchestrator.cli.output import note, print_json
+from orchestrator.cli.output import made_folder, note, print_json
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_export(dump: Dump, kind: str, folder: Path) -> Exported:
 
     if kind not in list(Format):
         raise UserError(f"--format is {kind!r}; it must be one of: {', '.join(Format)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if any(made_folder("--out", folder).iterdir()):
         raise UserError(f"--out {folder}: exists and is not an empty folder")
     if kind == Format.LM_EVAL:
         files, count = export_lm_eval(dump, cell_records(dump), outcome_records(dump), folder)
@@ -82,12 +82,15 @@ def write_export(dump: Dump, kind: str, folder: Path) -> Exported:
 
 def import_campaign(source: str, name: str | None, url: str, rename: str | None, on_conflict: str) -> Merged:
     """Merge `source` into the store at `url`. Raises UserError when it cannot be read or conflicts."""
+    from orchestrator.domain.spec import NAME, NAME_RULE
     from orchestrator.store.dump import dump_campaign
     from orchestrator.store.merge import OnConflict, merge_campaign
     from orchestrator.store.session import open_store
 
     if on_conflict not in list(OnConflict):
         raise UserError(f"--on-conflict is {on_conflict!r}; it must be one of: {', '.join(OnConflict)}")
+    if rename is not None and not NAME.fullmatch(rename):
+        raise UserError(f"--as is {rename!r}; it must be {NAME_RULE}")
     answer = OnConflict(on_conflict)
     with open_store(url) as target:
         if Path(source).is_dir():

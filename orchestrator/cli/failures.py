@@ -28,7 +28,7 @@ def failures(
     from orchestrator.store.views import failure_rows
 
     with open_store(store_url(store), create=False) as opened:
-        rows = [row for row in failure_rows(opened, name, limit=limit) if row.charged or not charged]
+        rows = failure_rows(opened, name, limit=limit, charged_only=charged)
     if as_json:
         print_json([asdict(row) for row in rows])
         return 0

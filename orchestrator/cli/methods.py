@@ -54,8 +54,10 @@ def show_command(
 
     from orchestrator.domain.problems import did_you_mean
 
+    if name == "dense":
+        raise UserError("dense is full attention and has no options")
     if name not in METHODS:
-        raise UserError(f"unknown method {name!r}{did_you_mean(name, METHODS)}; known: dense, {', '.join(METHODS)}")
+        raise UserError(f"unknown method {name!r}{did_you_mean(name, METHODS)}; known: {', '.join(METHODS)}")
     try:
         method = describe(name)
     except ParameterError as error:

@@ -9,12 +9,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from orchestrator.errors import UserError
 
 PIPED_WIDTH = 400
 """Characters a line may have where no terminal sets a limit."""
@@ -38,6 +41,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], ri
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+def made_folder(option: str, folder: Path) -> Path:
+    """`folder`, made if it is absent. Raises UserError naming the option when it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{option} {folder}: there is a file of that name; give a folder") from None
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot make the folder: {error.strerror}") from None
+    return folder
 
 
 def note(text: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.options import JsonOption
+from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
     from orchestrator.domain.plan import CampaignPlan, EnginePlan
@@ -35,6 +37,8 @@ def plan_command(
     from orchestrator.domain.spec_file import cells_of, load_spec
     from orchestrator.models.resolve import describe_model
 
+    if price is not None and not isfinite(price):
+        raise UserError(f"--price is {price}; it must be a finite number")
     fleet = parse_fleet(gpus)
     known = plannable(load_spec(spec))
     campaign = known.spec

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
-from orchestrator.cli.output import note, print_json
+from orchestrator.cli.output import made_folder, note, print_json
 from orchestrator.errors import UserError
 
 
@@ -38,9 +38,8 @@ def register(app: typer.Typer) -> None:
         checked_share("alpha", alpha)
         if formula not in list(Formula):
             raise UserError(f"--formula is {formula!r}; it must be one of: {', '.join(Formula)}")
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out}: there is a file of that name; give a folder")
         frames = load_frames(store_url(store), name)
+        made_folder("--out", out)
         from orchestrator.analysis.cost_model import CostSettings
         from orchestrator.analysis.findings import AnalysisSettings, analyse
         from orchestrator.analysis.report import write_report

@@ -84,9 +84,12 @@ def _run(spec: CampaignSpec, cells: list[Cell], url: str, options: RunOptions, a
     from orchestrator.cli.status import show
     from orchestrator.cli.status_document import status_document
     from orchestrator.creation import create
+    from orchestrator.scheduler.ray_address import check_address
     from orchestrator.store.session import open_store
     from orchestrator.store.views import campaign_snapshot
 
+    if options.pool == "ray" and options.ray is not None:
+        check_address(options.ray)  # before a campaign is written that nobody would drive
     with open_store(url) as store:
         create(store, spec, cells, options.engine)
         note(f"{spec.name}: {len(cells):,} cells, {sum(c.num_samples for c in cells):,} samples, store {store.url}")

@@ -29,7 +29,7 @@ def simulate_command(
     nodes: Annotated[str, typer.Option(help="Fleet: NODESxGPUSxTYPE; a bare number is nodes of 8 H100.")] = "8",
     mtbf: Annotated[str | None, typer.Option(help="Mean time between losses of one node: 2h, 90m.")] = None,
     away: Annotated[str, typer.Option(help="A lost node is back after this long.")] = "10m",
-    load_scale: Annotated[float, typer.Option(min=0.01, help="On the predicted engine loads.")] = 1.0,
+    load_scale: Annotated[float, typer.Option(min=0.01, max=1000, help="On the predicted engine loads.")] = 1.0,
     noise: Annotated[float, typer.Option(min=0, max=2, help="Error of the estimates, sigma of the log.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Of faults and errors.")] = 0,
     fold: Annotated[

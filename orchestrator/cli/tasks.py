@@ -192,10 +192,11 @@ class _Source:
 
 
 def _model_folder(model: str) -> Path:
-    if (Path(model) / "tokenizer.json").is_file():
-        return Path(model)
-    from orchestrator.models import resolve_model_folder
+    from orchestrator.models import named_folder, resolve_model_folder
 
+    folder = named_folder(model)
+    if folder is not None and (folder / "tokenizer.json").is_file():
+        return folder
     return resolve_model_folder(model)
 
 
@@ -209,7 +210,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text!r} is not of the form NAME=VALUE")
     try:
         return name.strip(), YAML(typ="safe", pure=True).load(value)
-    except YAMLError:
+    except (YAMLError, ValueError, KeyError, RecursionError):  # the latter from a bad date, number or tag
         return name.strip(), value
 
 

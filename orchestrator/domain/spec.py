@@ -17,6 +17,7 @@ from orchestrator.domain.problems import problem
 from orchestrator.domain.task_entry import TaskEntry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_RULE = "letters, digits, '.', '_' and '-', at most 64, starting with one"
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; neither a text nor true or false."""
 Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
@@ -131,7 +132,7 @@ class CampaignSpec(_Frozen):
     @classmethod
     def _name_is_plain(cls, name: str) -> str:
         if not NAME.fullmatch(name):
-            raise problem(f"name {name!r} must be letters, digits, '.', '_' and '-', at most 64, starting with one")
+            raise problem(f"name {name!r} must be {NAME_RULE}")
         return name
 
     @property

@@ -45,7 +45,7 @@ def describe_model(source: str, revision: str | None = None) -> ModelDescription
             max_context_tokens=model.max_context_tokens,
             config=_config(folder) if folder else None,
         )
-    path = _folder(source)
+    path = named_folder(source)
     if path is not None:
         return _describe_folder(source, path)
     if is_hub_id(source):
@@ -71,7 +71,7 @@ def is_hub_id(source: str) -> bool:
     return HUB_ID.fullmatch(source) is not None
 
 
-def _folder(source: str) -> Path | None:
+def named_folder(source: str) -> Path | None:
     """The folder that `source` names, if it names one that can be looked at."""
     try:
         path = Path(source).expanduser()

@@ -47,6 +47,13 @@ def write(skeleton: Skeleton, folder: Path) -> list[Path]:
         raise UserError(f"{skeleton.name!r} must be lower case letters, digits and '_', starting with a letter")
     if folder.exists():
         raise UserError(f"{folder} exists; choose another folder with --out")
+    try:
+        return _write_all(skeleton, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def _write_all(skeleton: Skeleton, folder: Path) -> list[Path]:
     written = []
     for template in sorted((TEMPLATES / skeleton.kind).glob("*.tmpl")):
         target = _target(template, skeleton, folder)

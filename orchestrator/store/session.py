@@ -94,6 +94,10 @@ def _parse(url: str) -> URL:
         raise StoreError(f"{shown} cannot be read: {mask_passwords(_first_line(error))}") from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StoreError(f"{shown}: only sqlite and postgresql are supported")
+    if parsed.get_backend_name() == "sqlite" and sqlite_path(parsed) is None:
+        raise StoreError(f"{shown} names no file: a store in memory would be lost")
+    if parsed.get_backend_name() == "sqlite" and parsed.query:
+        raise StoreError(f"{shown}: a SQLite store takes no options; write sqlite:////FILE")
     if "@" in (parsed.host or ""):
         raise StoreError(f"{shown}: write an @ in the password or the user's name as %40")
     return parsed

@@ -34,6 +34,8 @@ from orchestrator.store.session import Store
 from orchestrator.store.stream import iter_outcomes
 
 RATE_WINDOW_SECONDS = 60.0
+LARGEST = 2**63 - 1
+"""Number that a database takes."""
 
 
 def campaign_names(store: Store) -> list[str]:
@@ -83,10 +85,12 @@ def event_rows(store: Store, name: str | None = None, *, limit: int = 200, after
         return _events(connection, find_campaign(connection, name), limit, after)
 
 
-def failure_rows(store: Store, name: str | None = None, *, limit: int = 1000) -> tuple[FailureRow, ...]:
+def failure_rows(
+    store: Store, name: str | None = None, *, limit: int = 1000, charged_only: bool = False
+) -> tuple[FailureRow, ...]:
     """The latest failures, newest first."""
     with store.read() as connection:
-        return _failures(connection, find_campaign(connection, name), limit)
+        return _failures(connection, find_campaign(connection, name), limit, charged_only)
 
 
 def _header(connection: sa.Connection, campaign_id: int) -> CampaignHeader:
@@ -203,14 +207,16 @@ def _events(connection: sa.Connection, campaign_id: int, limit: int, after: int 
             workers.c.name.label("worker"),
         )
         .outerjoin(workers, workers.c.id == events.c.worker_id)
-        .where(events.c.campaign_id == campaign_id, events.c.id > after)
+        .where(events.c.campaign_id == campaign_id, events.c.id > min(after, LARGEST))
         .order_by(events.c.id.desc())
-        .limit(limit)
+        .limit(min(limit, LARGEST))
     )
     return tuple(EventRow(**row) for row in connection.execute(query).mappings())
 
 
-def _failures(connection: sa.Connection, campaign_id: int, limit: int) -> tuple[FailureRow, ...]:
+def _failures(
+    connection: sa.Connection, campaign_id: int, limit: int, charged_only: bool = False
+) -> tuple[FailureRow, ...]:
     own = ("id", "at", "kind", "answer", "charged", "shard_id", "attempt_id", "sample_index")
     texts = ("message", "detail", "reproduction")
     query = (
@@ -223,9 +229,9 @@ def _failures(connection: sa.Connection, campaign_id: int, limit: int) -> tuple[
         )
         .outerjoin(cells, cells.c.id == failures.c.cell_id)
         .outerjoin(workers, workers.c.id == failures.c.worker_id)
-        .where(failures.c.campaign_id == campaign_id)
+        .where(failures.c.campaign_id == campaign_id, *([failures.c.charged] if charged_only else []))
         .order_by(failures.c.id.desc())
-        .limit(limit)
+        .limit(min(limit, LARGEST))
     )
     return tuple(FailureRow(**row) for row in connection.execute(query).mappings())
 

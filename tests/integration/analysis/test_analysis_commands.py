@@ -88,6 +88,9 @@ def test_export_and_import_from_the_command_line(url: str, tmp_path: Path) -> No
         (("results", "--margin", "2"), "--margin is 2; it must lie between 0 and 1"),
         (("report", "--formula", "x"), "--formula is 'x'"),
         (("export", "--format", "x"), "--format is 'x'"),
+        (("export", "--out", "/proc/x"), "--out /proc/x: cannot make the folder: No such file or directory"),
+        (("report", "--out", "/proc/x"), "--out /proc/x: cannot make the folder: No such file or directory"),
+        (("report", "--out", "/dev/null"), "--out /dev/null: there is a file of that name; give a folder"),
     ],
 )
 def test_bad_input_is_one_line(url: str, arguments: tuple[str, ...], message: str) -> None:

@@ -13,7 +13,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store import canaries, endings, fleet, leases, outcomes, plan, views
 from orchestrator.store.campaigns import CampaignBusy, Fence, Superseded, change_state, hold, let_go, take_over
 from orchestrator.store.leases import Claim
-from orchestrator.store.schema import attempts, events, shards, suspects
+from orchestrator.store.schema import attempts, events, failures, shards, suspects
 from orchestrator.store.session import Store
 from tests.support.campaigns import make_campaign
 from workers.exchange import AttemptEnd, CanaryResult, InFlight
@@ -354,6 +354,19 @@ def test_every_change_is_logged(store: Store) -> None:
     with store.read() as c:
         kinds = list(c.scalars(sa.select(events.c.kind).order_by(events.c.id)))
     assert kinds == ["created", "orchestrator", "running", "worker_starting", "claimed", "done"]
+
+
+def test_charged_failures_are_found_behind_any_number_of_others(store: Store) -> None:
+    campaign = make_campaign(store)
+    common = {"campaign_id": campaign, "kind": "timeout", "at": 0.0}
+    common |= {text: "" for text in ("place", "message", "detail", "reproduction")}
+    rows = [{"answer": "quarantine", "charged": True}, *[{"answer": "retry", "charged": False}] * 3]
+    with store.write() as connection:
+        connection.execute(failures.insert(), [{**common, **row} for row in rows])
+    assert [f.answer for f in views.failure_rows(store, limit=1)] == ["retry"]
+    assert [f.answer for f in views.failure_rows(store, limit=1, charged_only=True)] == ["quarantine"]
+    assert len(views.failure_rows(store, limit=10**20)) == 4
+    assert views.event_rows(store, after=10**20) == ()
 
 
 def test_texts_that_a_database_cannot_hold_are_mended(store: Store) -> None:

@@ -90,6 +90,16 @@ def test_a_mistyped_method_is_answered_with_the_closest() -> None:
         (("watch", "--store", "mysql://me:hush@host/db"), "mysql://me:***@host/db"),
         (("watch", "--store", "postgresql://me:hu@sh@host/db"), "me:***@host/db': write an @ in the password"),
         (("watch", "--store", "/nowhere/store.sqlite"), "store /nowhere/store.sqlite: there is no such file"),
+        (("watch", "--store", "sqlite://"), "store URL 'sqlite://' names no file: a store in memory would be lost"),
+        (("watch", "--store", "sqlite:///x?mode=ro"), "a SQLite store takes no options; write sqlite:////FILE"),
+        (("run", "x", "--workers", "0"), "'--workers': Input should be greater than or equal to 1, not '0'"),
+        (("plan", "x", "--price", "inf"), "--price is inf; it must be a finite number"),
+        (("chaos", "--plan", "examples/chaos.yaml", "--database", "x"), "--database is 'x'; it must be one of"),
+        (("import", "x", "--as", "two words"), "--as is 'two words'; it must be letters, digits"),
+        (("tasks", "new", "mine", "--out", "/proc/x"), "cannot write /proc/x: No such file or directory"),
+        (("methods", "show", "dense"), "dense is full attention and has no options"),
+        (("tasks", "preview", "ruler_niah", "--model", "x" * 300), "no folder and no hub id"),
+        (("tasks", "preview", "ruler_niah", "--set", "num_queries=2020-13-45"), "must be an integer, not '2020-13-45'"),
     ],
 )
 def test_bad_input_is_one_line_without_a_traceback(arguments: tuple[str, ...], told: str) -> None:
