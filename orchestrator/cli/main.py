@@ -98,7 +98,15 @@ def _present(names: tuple[str, ...]) -> list[str]:
 
 def main() -> None:
     """Entry point: one line for an error, exit code 2 for bad input; 130 when interrupted."""
+    _open_what_is_closed()
     sys.exit(call(build_app()))
+
+
+def _open_what_is_closed() -> None:
+    """A stream that the caller closed (`>&-`) is None in Python; what is written there goes nowhere instead."""
+    if sys.stdout is None or sys.stderr is None:
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
 
 
 def _version(wanted: bool) -> None:

@@ -31,12 +31,26 @@ class Requeued:
 
 def pause(store: Store, name: str | None) -> CampaignState:
     """Claim nothing more; what runs is finished or given back."""
-    return _move(store, name, CampaignState.PAUSED, "paused by a person")
+    with store.write() as connection:
+        grip = _grip(connection, name)
+        if grip.state is not CampaignState.PAUSED:
+            _change(connection, grip, CampaignState.PAUSED, "paused by a person")
+    return CampaignState.PAUSED
 
 
 def resume(store: Store, name: str | None) -> CampaignState:
-    """Undo a pause; a running orchestrator goes on, otherwise the next `frontier run` does."""
-    return _move(store, name, CampaignState.RUNNING, "resumed by a person")
+    """Undo a pause; a running orchestrator goes on, otherwise the next `frontier run` does.
+
+    A campaign that is not paused keeps its state. Raises StoreError when it is cancelled.
+    """
+    with store.write() as connection:
+        grip = _grip(connection, name)
+        if grip.state is CampaignState.CANCELLED:
+            raise StoreError("the campaign is cancelled; `frontier requeue` takes up what is left of it")
+        if grip.state is not CampaignState.PAUSED:
+            return grip.state
+        _change(connection, grip, CampaignState.RUNNING, "resumed by a person")
+    return CampaignState.RUNNING
 
 
 def cancel(store: Store, name: str | None) -> CampaignState:
@@ -70,19 +84,11 @@ def requeue(store: Store, name: str | None, kinds: Collection[FailureKind] = ())
     return Requeued(num_shards=ready, num_outcomes=taken_back)
 
 
-def _move(store: Store, name: str | None, target: CampaignState, why: str) -> CampaignState:
-    with store.write() as connection:
-        grip = _grip(connection, name)
-        if grip.state is not target:
-            _change(connection, grip, target, why)
-    return target
-
-
 def _change(connection: sa.Connection, grip: Grip, target: CampaignState, why: str) -> None:
     try:
         check_transition(grip.state, target)
-    except ValueError as error:
-        raise StoreError(f"the campaign is {grip.state}: {error}") from None
+    except ValueError:
+        raise StoreError(f"the campaign is {grip.state}; it cannot become {target}") from None
     change_state(connection, grip.campaign_id, grip.now, target, why)
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.states import CampaignState
 from orchestrator.errors import StoreError
-from orchestrator.store import canaries, endings, fleet, leases, outcomes, plan, views
+from orchestrator.store import canaries, control, endings, fleet, leases, outcomes, plan, views
 from orchestrator.store.campaigns import CampaignBusy, Fence, Superseded, change_state, hold, let_go, take_over
 from orchestrator.store.leases import Claim
 from orchestrator.store.schema import attempts, events, failures, shards, suspects
@@ -322,6 +322,25 @@ def test_a_paused_campaign_gives_nothing_out(store: Store) -> None:
         assert change_state(c, grip.campaign_id, grip.now, CampaignState.PAUSED, "test")
         assert not change_state(c, grip.campaign_id, grip.now, CampaignState.COMPLETE, "test")
     assert desk.claim() == []
+
+
+def test_a_campaign_that_is_not_paused_keeps_its_state_when_resumed(store: Store) -> None:
+    campaign = make_campaign(store)
+    assert control.resume(store, "drill") is CampaignState.READY
+    with store.write() as connection:
+        change_state(connection, campaign, 0.0, CampaignState.RUNNING, "")
+        change_state(connection, campaign, 0.0, CampaignState.COMPLETE, "")
+    assert control.resume(store, "drill") is CampaignState.COMPLETE
+    with pytest.raises(StoreError, match="the campaign is complete; it cannot become paused"):
+        control.pause(store, "drill")
+
+
+def test_a_cancelled_campaign_is_not_resumed_but_requeued(store: Store) -> None:
+    make_campaign(store)
+    control.cancel(store, "drill")
+    with pytest.raises(StoreError, match="the campaign is cancelled; `frontier requeue` takes up"):
+        control.resume(store, "drill")
+    assert control.requeue(store, "drill").num_shards > 0
 
 
 def test_the_database_refuses_impossible_rows(store: Store) -> None:

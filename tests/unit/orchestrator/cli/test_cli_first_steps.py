@@ -118,6 +118,12 @@ def test_a_very_long_value_is_quoted_by_both_ends() -> None:
     assert len(done.stderr) < 1100
 
 
+def test_a_closed_output_is_no_fault_of_ours() -> None:
+    command = f'"{sys.executable}" -m orchestrator.cli.main methods list >&-'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_debug_shows_the_traceback() -> None:
     done = process("--debug", "validate", "/nowhere/campaign.yaml")
     assert done.returncode == 2
