@@ -19,6 +19,7 @@ from rich.text import Text
 
 from orchestrator.errors import UserError
 
+DUMB = ("dumb", "unknown")
 PIPED_WIDTH = 400
 """Characters a line may have where no terminal sets a limit."""
 
@@ -26,6 +27,11 @@ PIPED_WIDTH = 400
 def console() -> Console:
     """Standard output; colour only on a terminal, and not under NO_COLOR."""
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def draws_screens() -> bool:
+    """Whether standard input and output are a terminal that can be drawn on: TERM=dumb can only take lines."""
+    return sys.stdout.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "").lower() not in DUMB
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.options import JsonOption, StoreOption, store_url
-from orchestrator.cli.output import note, print_json
+from orchestrator.cli.output import draws_screens, note, print_json
 from orchestrator.errors import UserError
 from orchestrator.paths import data_folder
 
@@ -71,7 +71,7 @@ def run(
         engine=_one_of("--engine", engine, _engines()),
         grace_seconds=grace,
         wall_seconds=wall_time,
-        plain=plain or as_json or not (sys.stdout.isatty() and sys.stdin.isatty()),
+        plain=plain or as_json or not draws_screens(),
         metrics_port=metrics_port,
     )
     from orchestrator.creation import prepare

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.options import CampaignArgument, JsonOption, StoreOption, store_url
-from orchestrator.cli.output import PIPED_WIDTH, note, print_json
+from orchestrator.cli.output import PIPED_WIDTH, draws_screens, note, print_json
 
 if TYPE_CHECKING:
     from orchestrator.dashboard.reader import Fetch
@@ -46,7 +47,7 @@ def watch(
             _serve(fetch, interval or 2.0, port)
         elif once:
             _print_once(fetch)
-        elif plain or not (sys.stdout.isatty() and sys.stdin.isatty()):
+        elif plain or not draws_screens():
             _follow(fetch, interval or PLAIN_SECONDS)
         else:
             _show(fetch, interval or 1.0, until_done)
@@ -59,8 +60,9 @@ def _print_once(fetch: Fetch) -> None:
     from orchestrator.dashboard.state import ViewState
 
     console = Console()
-    width, height = console.size if sys.stdout.isatty() else (min(120, PIPED_WIDTH), 40)
-    console.width = width
+    given = os.environ.get("COLUMNS", "")
+    width, height = console.size if sys.stdout.isatty() else (int(given) if given.isdecimal() else 120, 40)
+    console.width = width = max(1, min(width, PIPED_WIDTH))
     console.print(picture(frame(fetch(), ViewState(), width, height)[:-1]))
 
 

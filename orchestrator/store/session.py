@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Self
 
 import sqlalchemy as sa
@@ -126,6 +127,11 @@ def _translated(url: str) -> Iterator[None]:
         if "not a database" in str(error) or "malformed" in str(error):
             raise StoreError(f"store {url}: {_first_line(error)}") from error
         raise
+    except (UnicodeDecodeError, JSONDecodeError, LookupError) as error:
+        if isinstance(error, LookupError) and "enum values" not in str(error):
+            raise
+        # The file opens, but a text, a JSON or a state in it is none: it was written by something else, or is damaged.
+        raise StoreError(f"store {url} is damaged: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

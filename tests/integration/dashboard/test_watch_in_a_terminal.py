@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.store.session import open_store
+from tests.support.campaigns import make_campaign
 from tests.support.models import smollm2_folder
 
 pytestmark = [
@@ -110,6 +112,25 @@ def test_a_second_watch_attaches_while_a_campaign_runs_and_sees_it_finish(termin
     terminal.press("watch", "q")
     left = terminal.until("watch", lambda t: "left with 0" in t, "the shell after q", 30)
     assert "complete: 100.0 % (72/72 samples)" in left
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(tmp_path: Path, terminal: Terminal) -> None:
+    store = str(tmp_path / "seen.sqlite")
+    with open_store(f"sqlite:///{store}") as opened:
+        make_campaign(opened)
+    terminal.open("dumb", ["env", "TERM=dumb", *FRONTIER, "watch", "drill", "--store", store])
+    terminal.until("dumb", lambda t: "drill ready: 0.0 % (0/" in t, "the progress as a line", 30)
+
+
+def test_once_is_as_wide_as_columns_says(tmp_path: Path) -> None:
+    store = str(tmp_path / "seen.sqlite")
+    with open_store(f"sqlite:///{store}") as opened:
+        make_campaign(opened)
+    watch = [*FRONTIER, "watch", "--once", "--store", store]
+    for columns, width in (("60", 60), ("200", 200), ("no", 120)):
+        environment = {**os.environ, "COLUMNS": columns}
+        done = subprocess.run(watch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        assert max(len(line) for line in done.stdout.splitlines()) == width
 
 
 def test_a_piped_watch_tells_lines_and_ends_with_the_campaign(tmp_path: Path) -> None:
