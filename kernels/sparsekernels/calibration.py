@@ -21,6 +21,8 @@ def analytic_density(method: object, num_queries: int, length: int) -> float | N
         return _block_sparse_density(method, num_queries, length)
     if isinstance(method, VerticalSlash) and max(method.vertical_size, method.slash_size) >= length:
         return 1.0
+    if isinstance(method, FlexPrefill) and (method.alpha == 1 or method.min_budget >= length):
+        return 1.0
     return None
 
 

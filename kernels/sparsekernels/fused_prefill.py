@@ -98,7 +98,7 @@ def _written_out(selection: Selection, cache: VirtualCache, heads: int, length: 
         torch.add(starts[head // per_list], (head // group * cache.head_units)[:, None, None], out=table)
         lengths.copy_(counts[head // per_list])
 
-    return Plan(selection.row_block, page, pages.shape[-1], None, build)
+    return Plan(_checked(selection.row_block), page, pages.shape[-1], None, build)
 
 
 def _attend_plan(
@@ -139,9 +139,15 @@ def make_plan(
     """Estimate and choose for q [T, Hq, D], the last T of `length` positions of the one sequence in `cache`."""
     if isinstance(method, BlockSparse):
         return _block_sparse(q, cache, method, length, executor)
-    rows = row_block or 128
+    rows = _checked(128 if row_block is None else row_block)
     build = _vertical_slash(q, cache, method, length, rows, scale)
     return Plan(rows, 1, _longest_list(method, length, rows), None, build)
+
+
+def _checked(row_block: int) -> int:
+    if row_block < 16 or row_block & (row_block - 1):
+        raise ValueError(f"row_block is {row_block}; the kernels need a power of two, at least 16")
+    return row_block
 
 
 def _longest_list(method: VerticalSlash | FlexPrefill, length: int, rows: int) -> int:

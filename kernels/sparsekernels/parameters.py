@@ -21,6 +21,9 @@ from sparsekernels.door import MethodTable
 from sparsekernels.door import ParameterError as ParameterError
 from sparsekernels.door import Phase as Phase
 
+LARGEST_NUMBER = 2**31 - 1
+"""Largest whole number that an option of our own methods takes: kernels and their tables hold budgets as int32."""
+
 
 def _require(condition: bool, text: str) -> None:
     if not condition:
@@ -113,8 +116,8 @@ class BlockSparse:
             f"block_size is {self.block_size}; it must be a power of two, at least 16",
         )
         _require(
-            self.rows % self.block_size == 0 or self.block_size % self.rows == 0,
-            f"row_block is {self.row_block}; it and block_size ({self.block_size}) must divide one another",
+            self.rows >= 16 and self.rows & (self.rows - 1) == 0,
+            f"row_block is {self.row_block}; it must be a power of two, at least 16",
         )
         _require(self.sink_blocks >= 0, f"sink_blocks is {self.sink_blocks}; it must be at least 0")
         _require(self.local_blocks >= 0, f"local_blocks is {self.local_blocks}; it must be at least 0")
@@ -243,9 +246,11 @@ class SparseK:
     def __post_init__(self) -> None:
         _require(bool(self.adapter), "adapter is empty; it must name an adapter file")
         _require(self.sink_size >= 0, f"sink_size is {self.sink_size}; it must be at least 0")
-        _require(self.recent >= 1, f"local_size is {self.local_size}; it must be at least 1")
         _require(
-            self.kept >= 1,
+            self.local_size is None or self.local_size >= 1, f"local_size is {self.local_size}; it must be at least 1"
+        )
+        _require(
+            self.kept >= 1 and self.recent >= 1,
             f"slots is {self.slots}; it must exceed sink_size + local_size ({self.sink_size + self.recent})",
         )
 
@@ -302,6 +307,9 @@ def _check_type(name: str, option: str, annotation: str, value: Any) -> None:
     wrong_bool = isinstance(value, bool) and bool not in types and object not in types
     if wrong_bool or not isinstance(value, types):
         raise ParameterError(f"{name}: {option} is {value!r}; it must be {annotation}")
+    too_large = annotation.startswith("int") and isinstance(value, int) and value > LARGEST_NUMBER
+    if too_large and METHODS.plugin(name) is None:
+        raise ParameterError(f"{name}: {option} is {value}; it must be at most {LARGEST_NUMBER}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from sparsekernels.executors import Executor, parse_executor
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods import block_sparse, flexprefill, vertical_slash
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
-from sparsekernels.selection import Selection
+from sparsekernels.selection import Selection, SelectionError
 
 PrefillMethod = VerticalSlash | FlexPrefill | BlockSparse
 
@@ -82,6 +82,7 @@ def sparse_prefill(
     a method whose density is known beforehand (`calibration.analytic_density`) and larger runs dense, on record.
     """
     kind = parse_executor(executor)
+    _check_place(q, kv, length)
     if q.shape[0] == 0:
         return PrefillResult(q if out is None else out, torch.zeros(q.shape[1], dtype=torch.int64, device=q.device), 0)
     if dense_above is not None and (analytic_density(method, q.shape[0], length) or 0.0) > dense_above:
@@ -112,6 +113,7 @@ def attend_selection(
 ) -> PrefillResult:
     """Attention of q [T, Hq, D], the last T of `length` positions, over a selection made elsewhere, on any executor."""
     kind = parse_executor(executor)
+    _check_place(q, kv, length)
     if kind is not Executor.REFERENCE:
         from sparsekernels import fused_prefill
 
@@ -159,6 +161,15 @@ def sparse_prefill_batch(
         )
         start += rows
     return results
+
+
+def _check_place(q: Tensor, kv: KeyValues, length: int) -> None:
+    """Kernels would read and write memory that is not theirs."""
+    if q.shape[0] > length:
+        raise SelectionError(f"{q.shape[0]} query rows do not fit in a sequence of {length} tokens")
+    capacity = kv.page_size * (1 if kv.keys.shape[0] == 1 else kv.block_table.shape[1])
+    if length > capacity:
+        raise SelectionError(f"length is {length}; the sequence's pages hold {capacity} tokens")
 
 
 def _dense(

@@ -13,7 +13,7 @@ def top_mask(scores: Tensor, counts: int | Tensor) -> Tensor:
     """
     order = torch.sort(scores, dim=-1, descending=True, stable=True).indices
     rank = torch.arange(scores.shape[-1], device=scores.device)
-    limit = counts[..., None] if isinstance(counts, Tensor) else counts
+    limit = counts[..., None] if isinstance(counts, Tensor) else min(counts, len(rank))
     mask = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     return mask.scatter_(-1, order, (rank < limit).expand(scores.shape))
 

@@ -50,6 +50,8 @@ def rows_of_sequence(num_queries: int, num_keys: int, row_block: int, *, device:
 
     Blocks lie at absolute multiples of row_block, so the first and the last may be partial.
     """
+    if row_block < 1:
+        raise SelectionError(f"row_block is {row_block}; it must be at least 1")
     if not 0 <= num_queries <= num_keys:
         raise SelectionError(f"{num_queries} query rows do not fit in a sequence of {num_keys} tokens")
     first = num_keys - num_queries
@@ -137,6 +139,15 @@ class Selection:
     def validate(self, key_lengths: list[int]) -> None:
         """Raise SelectionError at the first broken rule. Synchronises with the device: for tests and debugging."""
         ids, counts = self.pages.cpu().to(torch.int64), self.counts.cpu().to(torch.int64)
+        if ids.dim() != 3 or ids.shape[:2] != counts.shape or len(ids) != len(self.rows.count):
+            shapes = f"pages {tuple(ids.shape)} and counts {tuple(counts.shape)}"
+            raise SelectionError(f"{shapes} are no lists of {len(self.rows.count)} row blocks")
+        foreign = (self.rows.sequence < 0) | (self.rows.sequence >= len(key_lengths)) | (self.rows.position < 0)
+        if bool(foreign.any()):
+            raise SelectionError(f"row block {int(foreign.nonzero()[0])} lies in none of {len(key_lengths)} sequences")
+        if bool((self.rows.count > self.row_block).any()):
+            wide = int((self.rows.count > self.row_block).nonzero()[0])
+            raise SelectionError(f"row block {wide} has {int(self.rows.count[wide])} rows of at most {self.row_block}")
         limits = torch.tensor(key_lengths)[self.rows.sequence.cpu()]
         end = self.rows.end.cpu()
         if bool((end > limits).any()):
@@ -168,7 +179,7 @@ class Selection:
 
         `page_size` must be a multiple of this selection's. Shapes stay bounded by W; no host synchronisation.
         """
-        if page_size % self.page_size:
+        if page_size < 1 or page_size % self.page_size:
             raise SelectionError(f"pages of {self.page_size} do not fit in pages of {page_size}")
         wide = self.pages.to(torch.int64) // (page_size // self.page_size)
         index = torch.arange(wide.shape[-1], device=wide.device)

@@ -208,6 +208,8 @@ def top_prefix(scores: Tensor, counts: tuple[int, int] | Covering, forced: tuple
     """
     _, rows, size = scores.shape
     prefix = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+    if isinstance(counts, Covering) and counts.alpha == 1:  # everything, however the sum was rounded
+        counts = (size, size)
     cover = isinstance(counts, Covering)
     want = (counts.min_budget, counts.min_budget) if isinstance(counts, Covering) else counts
     alpha, num_rows = (counts.alpha, counts.num_rows) if isinstance(counts, Covering) else (0.0, 1)

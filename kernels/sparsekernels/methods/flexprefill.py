@@ -8,6 +8,7 @@ reference implementation's meaning: the paper's query-aware branch is off, and s
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparsekernels.methods.estimate import column_sums, diagonal_sums, window_probabilities
@@ -21,6 +22,8 @@ def coverage_counts(shares: Tensor, alpha: float, min_budget: int) -> Tensor:
     """int64 [H]: how many of the largest shares [H, N] are kept; sums to 1 over N for a full distribution."""
     if alpha == 0:
         covered = (shares.amax(-1, keepdim=True) <= 0).sum(-1)
+    elif alpha == 1:  # everything, however the sum was rounded
+        covered = torch.full(shares.shape[:-1], shares.shape[-1], device=shares.device)
     else:
         covered = (shares.sort(dim=-1, descending=True).values.cumsum(-1) <= alpha).sum(-1)
     return (covered + 1).clamp(min=min_budget, max=max(min_budget, shares.shape[-1]))

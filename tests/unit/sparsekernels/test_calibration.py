@@ -71,6 +71,15 @@ def test_vertical_slash_is_bisected_on_the_input() -> None:
     assert measure(loose) <= 0.9
 
 
+@pytest.mark.parametrize(
+    "method", [FlexPrefill(alpha=1.0, min_budget=64), FlexPrefill(alpha=0.2, min_budget=150)], ids=["alpha", "budget"]
+)
+def test_flexprefill_at_its_full_budget_is_dense_and_known_to_be(method: FlexPrefill) -> None:
+    q, k = torch.randn(150, 2, 16), torch.randn(150, 1, 16)
+    assert calibration.analytic_density(method, 150, 150) == 1.0
+    assert float(prefill.select(q, k, method).density()) == 1.0
+
+
 def test_dense_above_is_explicit_and_recorded() -> None:
     q, k, v = torch.randn(150, 2, 16), torch.randn(150, 1, 16), torch.randn(150, 1, 16)
     method = BlockSparse(top_blocks=6)

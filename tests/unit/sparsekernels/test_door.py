@@ -120,6 +120,24 @@ def test_options_are_checked_as_those_of_built_in_methods() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("block_sparse", {"top_blocks": 9, "row_block": 0}, "row_block is 0; it must be a power of two, at least 16"),
+        ("block_sparse", {"top_blocks": 9, "row_block": -16}, "row_block is -16"),
+        ("block_sparse", {"top_blocks": 9, "row_block": 48}, "row_block is 48"),
+        ("block_sparse", {"top_blocks": 9, "row_block": 8}, "row_block is 8"),
+        ("quest", {"token_budget": 1 << 32}, "token_budget is 4294967296; it must be at most 2147483647"),
+        ("vertical_slash", {"vertical_size": 10**30, "slash_size": 64}, f"vertical_size is {10**30}"),
+        ("sparsek", {"adapter": "a", "slots": 0}, "slots is 0; it must exceed"),
+        ("sparsek", {"adapter": "a", "slots": 64, "local_size": 0}, "local_size is 0"),
+    ],
+)
+def test_numbers_that_no_kernel_takes_are_named(name: str, options: dict[str, object], text: str) -> None:
+    with pytest.raises(ParameterError, match=f"{name}: {text}"):
+        parse_method(name, options)
+
+
 @pytest.mark.parametrize("per_query_head", [False, True])
 def test_a_prefill_method_runs_through_the_usual_call(per_query_head: bool) -> None:
     q, k, v = (torch.randn(77, h, 16, generator=torch.Generator().manual_seed(h)) for h in (4, 2, 2))

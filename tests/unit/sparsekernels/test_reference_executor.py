@@ -11,7 +11,7 @@ from sparsekernels.bench import parity
 from sparsekernels.executors import Executor, parse_executor
 from sparsekernels.kvcache import KeyValues, contiguous
 from sparsekernels.parameters import BlockSparse, FlexPrefill, VerticalSlash
-from sparsekernels.selection import concatenate, full_selection
+from sparsekernels.selection import SelectionError, concatenate, full_selection
 from sparsekernels.testing import assert_parity, masked_attention, plain_attention, relative_error
 
 torch.set_num_threads(1)
@@ -142,3 +142,14 @@ def test_disjoint_parts_merge_to_the_whole() -> None:
     empty = merge([nothing, nothing])
     assert empty.out.abs().max() == 0
     assert bool(empty.lse.isneginf().all())
+
+
+@pytest.mark.parametrize("executor", list(Executor))
+def test_rows_and_lengths_beyond_the_cache_are_refused_before_anything_runs(executor: Executor) -> None:
+    q, k = torch.randn(20, 2, 16), torch.randn(10, 1, 16)
+    everything = full_selection(20, 20, 2, page_size=16, row_block=16, device="cpu")
+    for length, text in ((10, "20 query rows do not fit in a sequence of 10"), (30, "length is 30; .* hold 10 tokens")):
+        with pytest.raises(SelectionError, match=text):
+            prefill.sparse_prefill(q, contiguous(k, k), BlockSparse(top_blocks=5), length=length, executor=executor)
+        with pytest.raises(SelectionError, match=text):
+            prefill.attend_selection(q, contiguous(k, k), everything, length=length, executor=executor)

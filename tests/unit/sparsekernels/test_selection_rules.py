@@ -49,6 +49,21 @@ def test_rows_beyond_their_sequence_are_refused() -> None:
         small([0, 2]).validate([11])
     with pytest.raises(SelectionError, match="13 query rows"):
         rows_of_sequence(13, 12, 4)
+    with pytest.raises(SelectionError, match="row_block is 0"):
+        rows_of_sequence(4, 12, 0)
+
+
+def test_tables_and_rows_that_do_not_fit_together_are_refused() -> None:
+    good = full_selection(20, 20, 2, page_size=4, row_block=16, device="cpu")
+    elsewhere = replace(good.rows, sequence=good.rows.sequence + 1)
+    for bad, rule in (
+        (replace(good, counts=good.counts[:, :1]), "are no lists of 2 row blocks"),
+        (replace(good, pages=good.pages[:1], counts=good.counts[:1]), "are no lists of 2 row blocks"),
+        (replace(good, rows=elsewhere), "row block 0 lies in none of 1 sequences"),
+        (replace(good, row_block=8), "row block 0 has 16 rows of at most 8"),
+    ):
+        with pytest.raises(SelectionError, match=rule):
+            bad.validate([20])
 
 
 def test_an_empty_row_block_has_an_empty_list() -> None:
@@ -97,6 +112,8 @@ def test_coarser_pages_cover_the_same_pairs(page: int) -> None:
     assert bool((~wide | touched_by_block(touched, fine, key)).all())
     with pytest.raises(SelectionError, match="do not fit"):
         coarse.coarsen(page + 1)
+    with pytest.raises(SelectionError, match="pages of 0"):
+        coarse.coarsen(0)
 
 
 def touched_by_block(touched: torch.Tensor, selection: Selection, key: torch.Tensor) -> torch.Tensor:

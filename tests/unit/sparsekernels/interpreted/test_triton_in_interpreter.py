@@ -66,6 +66,13 @@ def test_a_late_chunk_over_a_scattered_cache(method: PrefillMethod, row_block: i
     check(method, 90, 230, 16, row_block)
 
 
+@pytest.mark.parametrize("row_block", [0, 8, 48])
+def test_row_blocks_that_kernels_cannot_tile_are_refused(row_block: int) -> None:
+    q, k = torch.randn(20, 2, 32), torch.randn(20, 1, 32)
+    with pytest.raises(ValueError, match=f"row_block is {row_block}; the kernels need a power of two"):
+        sparse_prefill(q, contiguous(k, k), VS, length=20, executor="triton", row_block=row_block)
+
+
 @pytest.mark.parametrize("d", [64, 128, 256])
 def test_head_sizes(d: int) -> None:
     check(VS, 40, 70, 16, 64, d)
@@ -179,6 +186,13 @@ def test_covering_ranks_as_many_as_the_definition_counts(kind: str, size: int) -
         for half, forced in ((0, 4), (1, 0)):
             expected = top_mask(force_first(scores[half], forced), counts[half]).cumsum(1)
             assert torch.equal(got[half], expected.to(torch.int32)), (alpha, min_budget)
+
+
+def test_a_coverage_of_one_keeps_everything_however_the_sum_is_rounded() -> None:
+    scores = torch.rand(2, 2, 130, generator=torch.Generator().manual_seed(0)) ** 20
+    scores = scores / scores.sum(-1, keepdim=True) * (1 + 1e-6)
+    assert coverage_counts(scores[0], 1.0, 1).tolist() == [130, 130]
+    assert top_prefix(scores, Covering(1.0, 1, 1), (2, 14))[..., -1].unique().tolist() == [130]
 
 
 @pytest.mark.parametrize(("first", "starts"), [(0, [64, 32, 0]), (50, [46, 14, 0])])
