@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,23 @@ def _fetch_models(spec: CampaignSpec) -> bool:
 def spec_from(values: Mapping[str, Any]) -> CampaignSpec:
     """The spec that a mapping of a campaign file's form means. Raises SpecError naming the first wrong value."""
     try:
-        # JSON is YAML: the mapping meets the same reader as a file, and the same messages.
-        return parse_spec(json.dumps(dict(values)))
+        # The mapping meets the same reader as a file, and the same messages.
+        return parse_spec(_as_yaml(dict(values)))
     except SpecError as error:
         raise SpecError(error.message, path="spec") from None
     except TypeError as error:
         raise SpecError(f"not data of a campaign file: {error}", path="spec") from None
+
+
+def _as_yaml(value: Any) -> str:
+    """`value` as YAML: JSON, whose keys may be whole numbers, since budgets are given by length. Raises TypeError."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_as_yaml(key)}: {_as_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_as_yaml, value)) + "]"
+    if isinstance(value, float) and not isfinite(value):
+        return ".nan" if isnan(value) else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value)
 
 
 def create(store: Store, spec: CampaignSpec, cells: Sequence[Cell], engine: str) -> int:

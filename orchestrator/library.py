@@ -110,6 +110,9 @@ class Campaign:
 
         if progress not in get_args(Progress):
             raise UserError(f"progress is {progress!r}; it must be one of: {', '.join(get_args(Progress))}")
+        _at_least(1, "workers", workers)
+        _at_least(0, "grace_seconds", grace_seconds)
+        _at_least(1, "wall_seconds", wall_seconds)
         with self._opened() as store:
             engine = campaign_header(store, self.name).engine_name
             chosen = make_pool(pool, workers=workers, ray=ray, engine=engine)
@@ -172,9 +175,11 @@ class Campaign:
         """Write report.html, figures/ and tables/ under `folder`; returns the page's path. Works before the end."""
         from orchestrator.analysis.findings import AnalysisSettings, analyse
         from orchestrator.analysis.report import write_report
+        from orchestrator.cli.output import made_folder
 
         settings = AnalysisSettings(margin=_share("margin", margin), alpha=_share("alpha", alpha))
         frames = self._frames()
+        made_folder("folder", Path(folder))
         processes = min(4, os.cpu_count() or 1) if len(frames.cells) > 100 else 1
         return write_report(analyse(frames, settings), Path(folder), processes=processes).html
 
@@ -201,6 +206,7 @@ class Campaign:
         from orchestrator.store import control
         from workers.failures import FailureKind
 
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
         unknown = sorted(set(kinds) - set(FailureKind))
         if unknown:
             raise UserError(f"kind is {unknown[0]!r}; it must be one of: {', '.join(FailureKind)}")
@@ -256,6 +262,11 @@ def _follow(store: Store, name: str, progress: Progress, driving: BackgroundRun)
 
 def _url(store: str | Path | None) -> str:
     return store_url(str(store) if store is not None else None)
+
+
+def _at_least(least: float, name: str, value: float | None) -> None:
+    if value is not None and not value >= least:
+        raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
 def _share(name: str, value: float) -> float:

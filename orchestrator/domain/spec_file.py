@@ -145,10 +145,18 @@ def _plain(node: Any, values: Iterator[int]) -> Any:
         return {_plain(key, values): _plain(value, values) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [_plain(value, values) for value in node]
-    for kind in (bool, int, float, str):
+    for kind in (bool, int, float):
         if isinstance(node, kind):
             return kind(node)
-    return node
+    return _whole_characters(str(node)) if isinstance(node, str) else node
+
+
+def _whole_characters(text: str) -> str:
+    """JSON writes a character beyond the first plane as two escapes, which YAML reads as two halves."""
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return text
 
 
 def _refuse_what_no_store_holds(node: Any, tree: Any, path: tuple[str | int, ...] = ()) -> None:

@@ -85,6 +85,35 @@ def test_a_person_pauses_resumes_and_cancels(store: Path) -> None:
     assert [campaign.pause(), campaign.resume(), campaign.cancel()] == ["paused", "running", "cancelled"]
 
 
+def test_budgets_by_length_and_every_character_come_from_python_too(store: Path) -> None:
+    methods = [{"quest": {"token_budget": {512: [64, 128], 1024: 256}}}]
+    given = spec(methods=methods, lengths=[512, 1024], description="🙂 \x85")
+    cells = Campaign.from_spec(given, store=store, engine="fake").cells()
+    assert sorted(zip(cells["length_tokens"], cells["budget"], strict=True)) == [
+        (512, "token_budget=128"),
+        (512, "token_budget=64"),
+        (1024, "token_budget=256"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 0}, "workers is 0; it must be at least 1"),
+        ({"grace_seconds": float("nan")}, "grace_seconds is nan; it must be at least 0"),
+        ({"wall_seconds": -1}, "wall_seconds is -1; it must be at least 1"),
+    ],
+)
+def test_how_a_run_goes_is_checked(changes: dict[str, Any], message: str, store: Path) -> None:
+    campaign = Campaign.from_spec(spec(), store=store, engine="fake")
+    with pytest.raises(UserError, match=message):
+        campaign.run(pool="inline", progress="none", **changes)
+    with pytest.raises(UserError, match="folder /proc/x: cannot make the folder"):
+        campaign.report("/proc/x")
+    with pytest.raises(UserError, match="kind is 'late'"):
+        campaign.requeue("late")
+
+
 def test_wrong_input_is_one_line_that_names_the_value(store: Path) -> None:
     with pytest.raises(SpecError, match=r"^spec: .*token_budgets"):
         Campaign.from_spec(spec(methods=[{"quest": {"token_budgets": 3}}]), store=store)

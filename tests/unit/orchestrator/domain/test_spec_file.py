@@ -107,6 +107,11 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, old: str, new: str
     assert "\n" not in str(caught.value)
 
 
+def test_characters_beyond_the_first_plane_are_read_from_json_too() -> None:
+    text = GOOD + 'description: "\\ud83d\\ude42"\n'
+    assert parse_spec(text).description == "🙂"
+
+
 def test_aliases_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
     lists = [f"{name}: &{name} [{', '.join([f'*{last}'] * 10)}]" for last, name in pairwise("abcdefghij")]
     (tmp_path / "spec.yaml").write_text("\n".join(["a: &a [x]", *lists]))
