@@ -273,7 +273,7 @@ METHODS = MethodTable(VerticalSlash, FlexPrefill, BlockSparse, SnapKV, AdaSnapKV
 
 def parse_method(name: str, options: Mapping[str, Any]) -> Any:
     """Parameters of the method `name`. Raises ParameterError naming the unknown, missing or bad option."""
-    cls = METHODS.get(name)
+    cls = METHODS.get(name) if isinstance(name, str) else None
     if cls is None:
         raise ParameterError(f"unknown method {name!r}; known methods: dense, {', '.join(sorted(METHODS))}")
     known = {f.name: f for f in fields(cls)}
@@ -362,11 +362,15 @@ class MethodChoice:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Mapping[str, Any]]) -> MethodChoice:
-        """The inverse of `to_wire`. Raises ParameterError for an unknown phase, method or option."""
+        """The inverse of `to_wire`. Raises ParameterError for an unknown phase, method or option or another form."""
         chosen: dict[str, Any] = {}
+        if not isinstance(wire, Mapping):
+            raise ParameterError(f"the method is {wire!r}; it must be an object of phases: {', '.join(Phase)}")
         for phase, options in wire.items():
             if phase not in set(Phase):
                 raise ParameterError(f"unknown phase {phase!r}; phases: {', '.join(Phase)}")
+            if not isinstance(options, Mapping):
+                raise ParameterError(f"{phase} is {options!r}; it must be an object with the method's name")
             if "name" not in options:
                 raise ParameterError(f"{phase}: the method has no name")
             name = options["name"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -136,6 +136,20 @@ def test_options_are_checked_as_those_of_built_in_methods() -> None:
 def test_numbers_that_no_kernel_takes_are_named(name: str, options: dict[str, object], text: str) -> None:
     with pytest.raises(ParameterError, match=f"{name}: {text}"):
         parse_method(name, options)
+
+
+@pytest.mark.parametrize(
+    ("wire", "text"),
+    [
+        ("quest", "the method is 'quest'; it must be an object of phases"),
+        ({"decode": None}, "decode is None; it must be an object with the method's name"),
+        ({"decode": ["name"]}, r"decode is \['name'\]"),
+        ({"decode": {"name": ["quest"]}}, r"unknown method \['quest'\]"),
+    ],
+)
+def test_a_wire_form_of_another_shape_is_refused_by_name(wire: Any, text: str) -> None:
+    with pytest.raises(ParameterError, match=text):
+        MethodChoice.from_wire(wire)
 
 
 @pytest.mark.parametrize("per_query_head", [False, True])
