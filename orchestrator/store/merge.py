@@ -56,8 +56,16 @@ def merge_campaign(
     """Take `dump` into `store` under its own name or `name`, in one transaction.
 
     Raises StoreError when the name belongs to another spec, when an orchestrator drives the campaign here,
-    or when there are conflicts and they are refused; nothing is written then.
+    when there are conflicts and they are refused, or when a row is none of a store; nothing is written then.
     """
+    try:
+        return _merge(store, dump, name, on_conflict)
+    except (sa.exc.StatementError, KeyError, TypeError, ValueError) as error:
+        told = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StoreError(f"the campaign cannot be imported, a row of it fits no store: {told}") from error
+
+
+def _merge(store: Store, dump: Dump, name: str | None, on_conflict: OnConflict) -> Merged:
     wanted = name or str(dump.campaign["name"])
     with store.write() as connection:
         now = float(connection.scalar(sa.select(now_seconds())) or 0.0)

@@ -176,3 +176,18 @@ def test_what_cannot_be_written_or_read_is_one_clear_line(store: Store, tmp_path
         assert views.campaign_names(opened) == []
     with pytest.raises(UserError, match="--on-conflict is 'maybe'"):
         import_campaign(str(tmp_path / "bad"), None, target, None, "maybe")
+
+
+@pytest.mark.parametrize(("old", "new"), [('"score": ', '"score": "much", "old": '), ('"index": 1,', '"index": 0,')])
+def test_rows_that_fit_no_store_are_refused_and_leave_no_trace(old: str, new: str, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 's.sqlite'}") as store:
+        record_campaign(store, models=1)
+        write_export(dump_campaign(store), "jsonl", tmp_path / "bad")
+    path = tmp_path / "bad" / "outcomes.jsonl"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    target = f"sqlite:///{tmp_path / 't.sqlite'}"
+    with pytest.raises(StoreError, match="cannot be imported, a row of it fits no store: "):
+        import_campaign(str(tmp_path / "bad"), None, target, None, "refuse")
+    with open_store(target) as opened:
+        assert views.campaign_names(opened) == []
