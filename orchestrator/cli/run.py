@@ -198,6 +198,8 @@ def _say_what_next(result: CampaignResult) -> None:
     name = result.header.name
     if result.interrupted:
         note("interrupted; the same command goes on where this one stopped")
+    elif result.header.state == "cancelled":
+        note(f"cancelled; what is recorded stays, and frontier requeue {name} takes up the rest")
     elif result.exit_code == 3:
         note(f"complete with failures; see: frontier failures {name}")
     else:

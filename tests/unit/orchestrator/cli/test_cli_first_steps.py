@@ -12,12 +12,14 @@ import pytest
 from sparsekernels.parameters import METHODS
 from typer.testing import CliRunner, Result
 
+from orchestrator import Campaign
 from orchestrator.cli.main import build_app
 from orchestrator.cli.options import mask_password, mask_passwords
 from orchestrator.cli.output import note
 from orchestrator.errors import UserError
 from orchestrator.store.campaigns import NewCampaign, create_campaign
 from orchestrator.store.session import open_store
+from tests.support.models import smollm2_folder
 
 
 def frontier(*arguments: str) -> Result:
@@ -116,6 +118,20 @@ def test_a_very_long_value_is_quoted_by_both_ends() -> None:
     assert done.stderr.startswith("error: xxx")
     assert done.stderr.endswith(": cannot read: File name too long\n")
     assert len(done.stderr) < 1100
+
+
+def test_a_run_of_a_cancelled_campaign_does_not_call_it_complete(tmp_path: Path) -> None:
+    place = ("--store", str(tmp_path / "store.sqlite"))
+    spec = tmp_path / "campaign.yaml"
+    needles = "{num_queries: 1, needle: numbers, haystack: sentences}"
+    spec.write_text(
+        f"name: ended\nmodels: [{{source: {smollm2_folder()}, name: tiny}}]\nmethods: [dense]\n"
+        f"tasks: [ruler_niah: {needles}]\nlengths: [512]\nsamples: 2\n"
+    )
+    Campaign.from_file(spec, store=tmp_path / "store.sqlite", engine="fake").cancel()
+    done = process("run", str(spec), *place, "--engine", "fake", "--pool", "inline")
+    assert "cancelled; what is recorded stays, and frontier requeue ended takes up the rest" in done.stderr
+    assert "complete;" not in done.stderr
 
 
 def test_a_closed_output_is_no_fault_of_ours() -> None:
