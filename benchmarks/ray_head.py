@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.device_busy import driver_query
+from orchestrator.scheduler.chaos.ports import free_ports
 from orchestrator.scheduler.chaos.processes import kill_tree, send
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ class RayHead:
 
     def _starts(self) -> bool:
         """One `ray start`; a busy machine may let Ray's own 30 seconds pass."""
-        port = _free_port()
+        port = free_ports(1)[0]
         self.address = f"127.0.0.1:{port}"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
         command += ["--include-dashboard=false", "--disable-usage-stats"]
@@ -112,9 +112,3 @@ def environment_for(scratch: Path) -> dict[str, str]:
     }
     # Ray would give a worker of one CPU one thread, also to compile and to make samples with.
     return {**os.environ, "OMP_NUM_THREADS": str(max(2, (os.cpu_count() or 2) // 2)), **fixed}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

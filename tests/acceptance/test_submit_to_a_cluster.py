@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.scheduler.chaos.ports import free_ports
 from tests.support.models import smollm2_folder
 
 ROOT = Path(__file__).parents[2]
@@ -35,21 +35,15 @@ shard_samples: 10
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not RAY.exists(), reason="the command ray is not installed")]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def job_server() -> Iterator[str]:
     """A cluster of this machine alone; its processes are found by its own folder and ended one by one."""
     folder = tempfile.mkdtemp(prefix="frontier-jobs-", dir="/tmp")
-    port = free_port()
-    options = ["--num-cpus=2", f"--port={free_port()}", f"--dashboard-port={port}", f"--temp-dir={folder}"]
+    gcs, port, *others = free_ports(6)
+    options = ["--num-cpus=2", f"--port={gcs}", f"--dashboard-port={port}", f"--temp-dir={folder}"]
     # Ray's agents have fixed ports otherwise, which another cluster of this machine may hold.
     agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
-    options += [f"--{agent}-port={free_port()}" for agent in agents]
+    options += [f"--{agent}-port={number}" for agent, number in zip(agents, others, strict=True)]
     command = [str(RAY), "start", "--head", "--include-dashboard=true", "--disable-usage-stats", *options]
     started = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     try:

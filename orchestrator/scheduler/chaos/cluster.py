@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import UserError
+from orchestrator.scheduler.chaos.ports import free_ports
 from orchestrator.scheduler.chaos.processes import command_of, descendants, kill_tree, send
 
 _START_SECONDS = 90.0
@@ -59,7 +59,7 @@ class DrillCluster:
 
     def __init__(self, folder: Path, cpus_per_node: int) -> None:
         self._folder, self._cpus = folder, cpus_per_node
-        self._port = _free_port()
+        self._port = free_ports(1)[0]
         self._num_starts = 0
         self.address = f"127.0.0.1:{self._port}"
         self._temporary = Path("/tmp") / f"frontier-ray-{os.getpid()}-{self._port}"
@@ -134,9 +134,3 @@ def _import_path() -> str:
     """Workers must find our packages, installed or not."""
     own = str(Path(__file__).parents[3])
     return os.pathsep.join([own, str(Path(own) / "kernels"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

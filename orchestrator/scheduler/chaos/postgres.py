@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 import uuid
 from pathlib import Path
+
+from orchestrator.scheduler.chaos.ports import free_ports
 
 _START_SECONDS = 60
 
@@ -26,7 +27,7 @@ class PostgresServer:
         self._durable = durable
         self._programs = _program_folder()
         self.folder = folder or Path(tempfile.mkdtemp(prefix="frontier-pg-", dir="/tmp"))
-        self.port = _free_port()
+        self.port = free_ports(1)[0]
         self._user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
@@ -96,9 +97,3 @@ def _program_folder() -> Path:
     if found:
         return found[-1].parent
     raise PostgresMissing("PostgreSQL server programs (initdb, pg_ctl) are not installed")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
