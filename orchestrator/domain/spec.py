@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator, model_validator
 
 from orchestrator.domain.labels import Label
 from orchestrator.domain.method_entry import MethodEntry
+from orchestrator.domain.numbers import LARGEST, Count, Length, Number, NumSamples, Seed
 from orchestrator.domain.problems import problem
 from orchestrator.domain.task_entry import TaskEntry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = "letters, digits, '.', '_' and '-', at most 64, starting with one"
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A finite number; neither a text nor true or false."""
-Count = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
-"""A whole number from 1 that the store's columns hold."""
 
 
 class _Frozen(BaseModel):
@@ -91,14 +88,10 @@ class Sampling(_Frozen):
 
     temperature: Number = Field(default=0.0, ge=0)
     top_p: Number = Field(default=1.0, gt=0, le=1)
-    top_k: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
+    top_k: StrictInt = Field(default=0, ge=0, le=LARGEST)
 
     def to_wire(self) -> dict[str, Any]:
         return {} if self == Sampling() else self.model_dump()
-
-
-Length = Annotated[Count, Field(ge=128)]
-Seed = Annotated[StrictInt, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 class CampaignSpec(_Frozen):
@@ -111,7 +104,7 @@ class CampaignSpec(_Frozen):
     tasks: tuple[TaskEntry, ...] = Field(min_length=1)
     lengths: tuple[Length, ...] = Field(min_length=1)
     """Target prompt lengths after the chat template, tokens."""
-    samples: StrictInt = Field(default=100, ge=1, le=1_000_000)
+    samples: NumSamples = 100
     """Samples a cell."""
     seed: Seed | tuple[Seed, ...] = 43
     """One seed, or several (an axis)."""
@@ -121,7 +114,7 @@ class CampaignSpec(_Frozen):
     sampling: Sampling = Sampling()
     shard_samples: Count | None = None
     """Samples a shard; default: chosen by the scheduler."""
-    priority: StrictInt = Field(default=0, ge=-(2**31), le=2**31 - 1)
+    priority: StrictInt = Field(default=0, ge=-LARGEST - 1, le=LARGEST)
     """Among campaigns on one cluster, larger goes first."""
     gpu_hours: Number | None = Field(default=None, gt=0)
     """Stop dispatching after this many GPU-hours."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from orchestrator.domain.labels import Label
+from orchestrator.domain.numbers import Count, NumSamples
 from orchestrator.domain.problems import did_you_mean, problem
 from tasks.errors import ParameterError, TaskError
 from tasks.registry import get_task, is_known, task_names
@@ -26,8 +27,8 @@ class TaskEntry(BaseModel):
     """Label in tables; unique. Default: the task's name."""
     task: StrictStr
     parameters: dict[str, Any] = Field(default_factory=dict)
-    max_output_tokens: StrictInt | None = Field(default=None, ge=1, le=2**31 - 1)
-    samples: StrictInt | None = Field(default=None, ge=1, le=1_000_000)
+    max_output_tokens: Count | None = None
+    samples: NumSamples | None = None
     lengths: Annotated[tuple[StrictInt, ...], Field(min_length=1)] | None = None
     """Only these of the campaign's lengths."""
 

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.states import CampaignState
 from orchestrator.errors import StoreError
-from orchestrator.store import canaries, control, endings, fleet, leases, outcomes, plan, views
+from orchestrator.store import canaries, endings, fleet, leases, outcomes, plan, views
 from orchestrator.store.campaigns import CampaignBusy, Fence, Superseded, change_state, hold, let_go, take_over
 from orchestrator.store.leases import Claim
-from orchestrator.store.schema import attempts, events, failures, shards, suspects
+from orchestrator.store.schema import attempts, events, shards, suspects
 from orchestrator.store.session import Store
 from tests.support.campaigns import make_campaign
 from workers.exchange import AttemptEnd, CanaryResult, InFlight
@@ -324,25 +324,6 @@ def test_a_paused_campaign_gives_nothing_out(store: Store) -> None:
     assert desk.claim() == []
 
 
-def test_a_campaign_that_is_not_paused_keeps_its_state_when_resumed(store: Store) -> None:
-    campaign = make_campaign(store)
-    assert control.resume(store, "drill") is CampaignState.READY
-    with store.write() as connection:
-        change_state(connection, campaign, 0.0, CampaignState.RUNNING, "")
-        change_state(connection, campaign, 0.0, CampaignState.COMPLETE, "")
-    assert control.resume(store, "drill") is CampaignState.COMPLETE
-    with pytest.raises(StoreError, match="the campaign is complete; it cannot become paused"):
-        control.pause(store, "drill")
-
-
-def test_a_cancelled_campaign_is_not_resumed_but_requeued(store: Store) -> None:
-    make_campaign(store)
-    control.cancel(store, "drill")
-    with pytest.raises(StoreError, match="the campaign is cancelled; `frontier requeue` takes up"):
-        control.resume(store, "drill")
-    assert control.requeue(store, "drill").num_shards > 0
-
-
 def test_the_database_refuses_impossible_rows(store: Store) -> None:
     desk = Desk(store, num_cells=1, num_samples=5)
     made = desk.claim()[0]
@@ -373,19 +354,6 @@ def test_every_change_is_logged(store: Store) -> None:
     with store.read() as c:
         kinds = list(c.scalars(sa.select(events.c.kind).order_by(events.c.id)))
     assert kinds == ["created", "orchestrator", "running", "worker_starting", "claimed", "done"]
-
-
-def test_charged_failures_are_found_behind_any_number_of_others(store: Store) -> None:
-    campaign = make_campaign(store)
-    common = {"campaign_id": campaign, "kind": "timeout", "at": 0.0}
-    common |= {text: "" for text in ("place", "message", "detail", "reproduction")}
-    rows = [{"answer": "quarantine", "charged": True}, *[{"answer": "retry", "charged": False}] * 3]
-    with store.write() as connection:
-        connection.execute(failures.insert(), [{**common, **row} for row in rows])
-    assert [f.answer for f in views.failure_rows(store, limit=1)] == ["retry"]
-    assert [f.answer for f in views.failure_rows(store, limit=1, charged_only=True)] == ["quarantine"]
-    assert len(views.failure_rows(store, limit=10**20)) == 4
-    assert views.event_rows(store, after=10**20) == ()
 
 
 def test_texts_that_a_database_cannot_hold_are_mended(store: Store) -> None:
