@@ -33,11 +33,12 @@ class DecodeShape:
 
 
 FEW_LISTS_OF_PAGES = DecodeShape(tile=32, warps=4, stages=2, programs=1056)
-FEW_LISTS_OF_TOKENS = DecodeShape(tile=32, warps=4, stages=3, programs=528)
-"""Each token's place is read before its key is, so one more load must be on its way."""
-MANY_LISTS = DecodeShape(tile=128, warps=4, stages=2, programs=264)
+ONE_WARP = DecodeShape(tile=32, warps=1, stages=3, programs=1056)
+"""A warp alone waits for no other, and many such programs keep many loads in flight; its first result comes later."""
+WIDE_HEADS = DecodeShape(tile=32, warps=4, stages=3, programs=528)
+"""Of more than 128: a warp alone has not the registers for them."""
 LISTS_ARE_MANY_FROM = 96
-"""(Request, list) pairs from which MANY_LISTS is the quicker shape (measured, as the shapes are)."""
+"""(Request, list) pairs from which ONE_WARP is quicker over pages too (measured, as the shapes are)."""
 MOST_SPLITS = 64
 
 
@@ -51,16 +52,16 @@ class Scratch:
     """float32 [rows, group, splits]."""
 
 
-def shape_for(rows: int, page_size: int) -> DecodeShape:
+def shape_for(rows: int, page_size: int, head_size: int) -> DecodeShape:
     """The shape for `rows` lists of pages."""
-    if rows >= LISTS_ARE_MANY_FROM:
-        return MANY_LISTS
-    return FEW_LISTS_OF_TOKENS if page_size == 1 else FEW_LISTS_OF_PAGES
+    if page_size > 1 and rows < LISTS_ARE_MANY_FROM:
+        return FEW_LISTS_OF_PAGES
+    return ONE_WARP if head_size <= 128 else WIDE_HEADS
 
 
-def num_splits(rows: int, max_tokens: int, page_size: int) -> int:
+def num_splits(rows: int, max_tokens: int, page_size: int, head_size: int) -> int:
     """Splits for `rows` lists of at most `max_tokens`: enough programs to fill a GPU."""
-    shape = shape_for(rows, page_size)
+    shape = shape_for(rows, page_size, head_size)
     return max(1, min(shape.programs // rows, -(-max_tokens // shape.tile), MOST_SPLITS))
 
 
@@ -244,8 +245,8 @@ def decode_lists(
     list_heads = keys.shape[2] if widths is not None else table.shape[1]
     group, rows = heads // list_heads, batch * list_heads
     if scratch is None:
-        scratch = new_scratch(rows, num_splits(rows, max_tokens, page_size), group, d, q.device)
-    splits, shape = scratch.norms.shape[2], shape_for(rows, page_size)
+        scratch = new_scratch(rows, num_splits(rows, max_tokens, page_size, d), group, d, q.device)
+    splits, shape = scratch.norms.shape[2], shape_for(rows, page_size, d)
     block_table, seq_lens, prompt_lens = generated or (counts, counts, counts)
     _decode_lists[(splits, rows)](
         q, keys, values, out, table, counts, counts if widths is None else widths, block_table, seq_lens, prompt_lens,

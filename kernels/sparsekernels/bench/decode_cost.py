@@ -66,7 +66,7 @@ def measure_quest(length: int, batch: int, budget: int) -> Iterator[DecodeCost]:
     layers, device = layers_for(batch, length), torch.device("cuda")
     caches = _caches(batch, length, layers)
     heads, kv_heads, d = QWEN_7B
-    stores = [torch.randn(c.keys.shape[0], kv_heads, 2, d, device=device, dtype=torch.bfloat16) for c in caches]
+    stores = [_summaries(c, length) for c in caches]
     q = [torch.randn(batch, heads, d, device=device, dtype=torch.bfloat16) for _ in caches]
     out = torch.empty_like(q[0])
     lens = torch.full((batch,), length - 5, dtype=torch.int32, device=device)
@@ -89,6 +89,15 @@ def measure_quest(length: int, batch: int, budget: int) -> Iterator[DecodeCost]:
         )  # fmt: skip
 
 
+def _summaries(kv: KeyValues, length: int) -> torch.Tensor:
+    batch, device = kv.block_table.shape[0], kv.keys.device
+    store = torch.empty(kv.keys.shape[0], kv.num_kv_heads, 2, kv.keys.shape[-1], device=device, dtype=kv.keys.dtype)
+    rows = torch.arange(batch, dtype=torch.int32, device=device)
+    lengths = torch.full((batch,), length, dtype=torch.int32, device=device)
+    fused_decode.build_summaries(store, kv.keys, kv.block_table, rows, lengths, page_size=PAGE, max_length=length)
+    return store
+
+
 def _dense(q: torch.Tensor, kv: KeyValues, lens: torch.Tensor, length: int, out: torch.Tensor) -> None:
     cu = torch.arange(q.shape[0] + 1, dtype=torch.int32, device=q.device)
     flash.varlen(
@@ -109,7 +118,7 @@ def measure_kept(length: int, batch: int, capacity: int, generated: int = 128) -
     lens = torch.full((batch,), length, dtype=torch.int32, device=device)
     short = torch.full((batch,), capacity + generated, dtype=torch.int32, device=device)
     rows, most = batch * kv_heads, capacity + generated
-    scratch = new_scratch(rows, num_splits(rows, most, 1), heads // kv_heads, d, device)
+    scratch = new_scratch(rows, num_splits(rows, most, 1, d), heads // kv_heads, d, device)
 
     def attend(executor: Executor, i: int) -> None:
         fused_decode.attend_kept(

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.attend.triton_decode import load_group
 from sparsekernels.index.launch import launch_options, wait_and_release
 from sparsekernels.index.order import ordered_bits, select_top
 from sparsekernels.methods.quest import PageLists
@@ -59,32 +60,29 @@ def _bounds(
             _take_in(batch, head, store, key, slots, stride_kb, stride_kh, D, KV_HEADS, PAGE)
     current = (tl.load(seq_lens + batch) - 1) // PAGE
     begin = part * CHUNK
-    if begin < current:
-        d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
-        query = tl.load(
-            q + batch.to(tl.int64) * stride_qb + (head * GROUP + g)[None, :] * stride_qh + d[:, None],
-            mask=g[None, :] < GROUP, other=0.0,
-        )  # fmt: skip
+    d, g = tl.arange(0, D), tl.arange(0, GROUP_PAD)
+    block_row = block_table + batch.to(tl.int64) * stride_bt
+    rows: tl.constexpr = 1 if SHARE else GROUP
+    line = row.to(tl.int64) * rows
+    # A loop of one turn: what is loaded in loops is copied without passing through registers, and the queries, needed
+    # last, are asked for last.
+    for first in range(begin, tl.minimum(begin + CHUNK, current), CHUNK):
+        page = first + tl.arange(0, CHUNK)
+        there = page < current
+        physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
+        summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
+        high = tl.load(summary, mask=there[:, None], other=0.0)
+        low = tl.load(summary + D, mask=there[:, None], other=0.0)
+        query = load_group(q, batch, head, stride_qb, stride_qh, D, GROUP, GROUP_PAD)
         above = tl.where(query > 0, query, 0.0).to(query.dtype)
         below = tl.where(query < 0, query, 0.0).to(query.dtype)
-        block_row = block_table + batch.to(tl.int64) * stride_bt
-        rows: tl.constexpr = 1 if SHARE else GROUP
-        line = row.to(tl.int64) * rows
-        # A loop of one turn: what is loaded in loops is copied without passing through registers.
-        for first in range(begin, tl.minimum(begin + CHUNK, current), CHUNK):
-            page = first + tl.arange(0, CHUNK)
-            there = page < current
-            physical = (tl.load(block_row + page // RATIO, mask=there, other=0) * RATIO + page % RATIO).to(tl.int64)
-            summary = store + ((physical * KV_HEADS + head) * 2)[:, None] * D + d[None, :]
-            high = tl.load(summary, mask=there[:, None], other=0.0)
-            low = tl.load(summary + D, mask=there[:, None], other=0.0)
-            bounds = tl.dot(high, above, input_precision="ieee")
-            bounds = tl.dot(low, below, acc=bounds, input_precision="ieee")
-            if SHARE:
-                tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
-            else:
-                target = scores + (line + g)[None, :] * num_pages + page[:, None]
-                tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
+        bounds = tl.dot(high, tl.trans(above), input_precision="ieee")
+        bounds = tl.dot(low, tl.trans(below), acc=bounds, input_precision="ieee")
+        if SHARE:
+            tl.store(scores + line * num_pages + page, tl.sum(bounds, 1), mask=there)
+        else:
+            target = scores + (line + g)[None, :] * num_pages + page[:, None]
+            tl.store(target, bounds, mask=there[:, None] & (g[None, :] < GROUP))
 
 
 @triton.jit
