@@ -1,4 +1,7 @@
-"""Fused decode: Quest selects in two launches, attention over lists is two more; a CUDA graph can capture them all."""
+"""Fused decode: Quest selects in two launches, attention over lists is two more; or all of it in one, on Hopper.
+
+A CUDA graph can capture them all.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsekernels.attend.triton_decode import Scratch, decode_lists
+from sparsekernels.cuda.quest_step import find_step
 from sparsekernels.decode import KeptAddresses, KeptSlots, with_generated
 from sparsekernels.executors import Executor
 from sparsekernels.index.quest import build_summaries, select, update_summaries
@@ -52,6 +56,43 @@ def attend_pages(
         q, kv.keys, kv.values, lists.pages, lists.lengths, page_size=lists.page_size, max_tokens=most, scale=scale,
         out=out, skip_empty=skip_empty, scratch=scratch,
     )  # fmt: skip
+
+
+def attend_best_pages(
+    q: Tensor,
+    kv: KeyValues,
+    store: Tensor,
+    seq_lens: Tensor,
+    budgets: Tensor,
+    *,
+    page_size: int,
+    max_budget: int,
+    share_pages: bool = True,
+    new_keys: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    out: Tensor | None = None,
+    skip_empty: bool = False,
+) -> Tensor:
+    """Quest's whole step: `select`, then `attend_pages` over what it chose; q [B, Hq, D] to out [B, Hq, D].
+
+    One launch where `cuda.quest_step` serves the call, four of Triton's elsewhere. The two round differently: outputs
+    agree as two executors' do, and of two pages whose bounds agree within rounding either may be chosen.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    step = None
+    if share_pages:
+        step = find_step(
+            q, kv, store, seq_lens, budgets, page_size=page_size, max_budget=max_budget, new_keys=new_keys,
+            skip_empty=skip_empty,
+        )  # fmt: skip
+    if step is not None:
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+        return step(q, kv, store, seq_lens, budgets, out, scale=scale, new_keys=new_keys)
+    lists = select(
+        q, store, kv.block_table, seq_lens, budgets, page_size=page_size, cache_page=kv.page_size,
+        max_budget=max_budget, share_pages=share_pages, new_keys=new_keys,
+    )  # fmt: skip
+    return attend_pages(q, kv, lists, executor=Executor.TRITON, scale=scale, out=out, skip_empty=skip_empty)
 
 
 def attend_kept(
@@ -109,6 +150,7 @@ def attend_kept_at(
 
 
 __all__ = [
+    "attend_best_pages",
     "attend_kept",
     "attend_kept_at",
     "attend_pages",

@@ -95,23 +95,16 @@ class Decoder:
         lengths, budgets = step.tables.quest(kind, step.shape.rows)
         table = call.metadata.block_table[:, : step.shape.pages]
         store = self._store(kind.page_size, keys)
-        lists = _fused().select(
+        _fused().attend_best_pages(
             call.query,
+            KeyValues(keys, values, table),
             store,
-            table,
             lengths,
             budgets,
             page_size=kind.page_size,
-            cache_page=keys.shape[1],
             max_budget=kind.max_budget,
             share_pages=kind.share_pages,
             new_keys=(call.key, step.slots[kind]),
-        )
-        _fused().attend_pages(
-            call.query,
-            KeyValues(keys, values, table),
-            lists,
-            executor=Executor.TRITON,
             scale=self.scale,
             out=call.output,
             skip_empty=skip_empty,
@@ -137,17 +130,13 @@ class Decoder:
         share: bool,
     ) -> None:
         store = self._summaries(call, group, cache, page_size)
-        lists = self._select(
-            self.ranks.group_queries(queries) if share else queries,
-            store,
-            group.block_table,
-            group.seq_lens,
-            group.budgets,
-            page_size=page_size,
-            cache_page=cache.page_size,
-            max_budget=group.max_budget,
-            share_pages=share,
-        )
+        joined = self.ranks.group_queries(queries) if share else queries
+        numbers = (group.seq_lens, group.budgets)
+        options = {"page_size": page_size, "max_budget": group.max_budget, "share_pages": share}
+        if joined is queries and self.executor == Executor.TRITON:
+            _fused().attend_best_pages(queries, cache, store, *numbers, scale=self.scale, out=out, **options)
+            return
+        lists = self._select(joined, store, group.block_table, *numbers, cache_page=cache.page_size, **options)
         decode.attend_pages(queries, cache, lists, executor=self.executor, scale=self.scale, out=out)
 
     @property

@@ -103,6 +103,9 @@ def parity_checks(only: str) -> list[tuple[str, Callable[[], None]]]:
             lengths=[1000, 17, 1, 2500, 640], budgets=[320, 320, 16, 512, 640], page_size=16, cache_page=16
         )
         kept: dict[str, Any] = dict(lengths=[400, 110, 1700], generated=40, capacity=300, cache_page=16)
+        one: dict[str, Any] = {key: quest[key] for key in ("lengths", "budgets", "cache_page")}
+        for ties in (False, True):
+            checks.append((f"quest cuda ties={ties}", partial(parity.check_quest_step, ties=ties, **one, **bf16)))
         for executor in ("flash", "triton"):
             for share in (True, False):
                 check = partial(parity.check_quest, executor, share_pages=share, **quest, **bf16)

@@ -14,6 +14,7 @@ from sparsekernels.attend import flash
 from sparsekernels.attend.triton_decode import new_scratch, num_splits
 from sparsekernels.bench.inputs import QWEN_7B
 from sparsekernels.bench.timing import graph_us
+from sparsekernels.cuda.quest_step import find_step
 from sparsekernels.decode import KeptSlots
 from sparsekernels.executors import Executor
 from sparsekernels.kvcache import KeyValues
@@ -36,6 +37,7 @@ class DecodeCost:
     dense_us: float
     """Dense FlashAttention: over the whole length for Quest, over the kept length for kept tokens."""
     select_us: float
+    """Of `total_us`; zero where selection is no launch of its own."""
     total_us: float
     bound_us: float
     """Bytes that must be read ÷ 4.3 TB/s."""
@@ -62,7 +64,7 @@ def _graph(call: Callable[[int], Any], layers: int) -> float:
 
 
 def measure_quest(length: int, batch: int, budget: int) -> Iterator[DecodeCost]:
-    """Pages of 16, lists shared by a KV head's query heads."""
+    """Pages of 16, lists shared by a KV head's query heads; the step in one launch ("cuda"), and selected first."""
     layers, device = layers_for(batch, length), torch.device("cuda")
     caches = _caches(batch, length, layers)
     heads, kv_heads, d = QWEN_7B
@@ -82,6 +84,13 @@ def measure_quest(length: int, batch: int, budget: int) -> Iterator[DecodeCost]:
 
     dense, chosen = _graph(lambda i: _dense(q[i], caches[i], lens, length, out), layers), _graph(select, layers)
     bound = batch * kv_heads * (length / PAGE * 4 * d + budget * 4 * d) / BYTES_A_SECOND * 1e6
+    step = find_step(q[0], caches[0], stores[0], lens, budgets, page_size=PAGE, max_budget=budget)
+    if step is not None:
+        whole = _graph(lambda i: step(q[i], caches[i], stores[i], lens, budgets, out, scale=d**-0.5), layers)
+        yield DecodeCost(
+            method="quest", executor="cuda", length=length, batch=batch, budget=budget, dense_us=dense,
+            select_us=0.0, total_us=whole, bound_us=bound,
+        )  # fmt: skip
     for executor in (Executor.TRITON, Executor.FLASH):
         yield DecodeCost(
             method="quest", executor=executor, length=length, batch=batch, budget=budget, dense_us=dense,

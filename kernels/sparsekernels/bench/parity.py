@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sparsekernels import decode, fused_decode, prefill
 from sparsekernels.bench.inputs import clustered_inputs, paged, random_inputs
+from sparsekernels.cuda.quest_step import find_step
 from sparsekernels.kvcache import KeyValues, contiguous
 from sparsekernels.methods import quest, snapkv
+from sparsekernels.methods.quest import PageLists
 from sparsekernels.parameters import SnapKV
 from sparsekernels.prefill import PrefillMethod
 from sparsekernels.testing import assert_parity, masked_attention, plain_attention
@@ -92,6 +94,40 @@ def check_quest(
     run = [decode.attend_pages(q, kv, lists, executor=executor) for _ in range(2)]
     inside = torch.arange(page_size, device=device)
     slots = (lists.pages.long()[..., None] * page_size + inside).flatten(-2)
+    _assert_decode(run[0], q, kv, slots, lists.lengths)
+    assert torch.equal(run[0], run[1]), "two runs differ"
+
+
+def check_quest_step(
+    *, lengths: list[int], budgets: list[int], cache_page: int, heads: Heads, device: str, dtype: torch.dtype,
+    ties: bool = False,
+) -> None:  # fmt: skip
+    """The step in one launch: the definition's lists, attention over them against float64, the same bits twice.
+
+    With `ties` the keys and queries are small whole numbers, so that bounds are exact in any order and often equal.
+    """
+    kv, seq_lens = random_cache(lengths, heads, cache_page, device, dtype)
+    q = torch.randn(len(lengths), heads[0], heads[2], generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    if ties:
+        q = q.round()
+        kv.keys.copy_(kv.keys.round())
+    store = quest.new_store(kv.keys.shape[0], cache_page, 16, kv.keys)
+    for row, length in zip(kv.block_table, lengths, strict=True):
+        quest.build_summaries(store, kv.keys, row, length, 16)
+    tokens = torch.tensor(budgets, dtype=torch.int32, device=device)
+    lists = quest.select(
+        q, store, kv.block_table, seq_lens, tokens, page_size=16, cache_page=cache_page, max_budget=max(budgets)
+    )
+    step = find_step(q, kv, store, seq_lens, tokens, page_size=16, max_budget=max(budgets))
+    assert step is not None, "no step in one launch here"
+    found = PageLists(torch.empty_like(lists.pages), lists.counts, torch.empty_like(lists.lengths), 16)
+    run = [torch.full_like(q, float("nan")) for _ in range(2)]
+    for out in run:
+        step(q, kv, store, seq_lens, tokens, out, scale=heads[2] ** -0.5, lists=found)
+    assert torch.equal(found.lengths, lists.lengths), "token counts differ"
+    used = torch.arange(lists.pages.shape[2], device=device) < lists.counts[..., None]
+    assert torch.equal(found.pages.where(used, 0), lists.pages.where(used, 0)), "pages differ"
+    slots = (lists.pages.long()[..., None] * 16 + torch.arange(16, device=device)).flatten(-2)
     _assert_decode(run[0], q, kv, slots, lists.lengths)
     assert torch.equal(run[0], run[1]), "two runs differ"
 

@@ -141,6 +141,18 @@ class Function:
         if result:
             _check(result, f"launching {self.name} on {grid} blocks of {block} threads, {cluster} a cluster")
 
+    def active_clusters(self, cluster: int, block: int, shared_bytes: int) -> int:
+        """How many clusters of `cluster` blocks of `block` threads have room on the device at once."""
+        attributes = (LaunchAttribute * 1)(LaunchAttribute(CLUSTER_DIMENSION, AttributeValue(cluster=(cluster, 1, 1))))
+        config = LaunchConfig((cluster, 1, 1), (block, 1, 1), shared_bytes, None, attributes, 1)
+        number = c_int()
+        _enter_context(self.device)
+        _check(
+            driver().cuOccupancyMaxActiveClusters(byref(number), self._handle, byref(config)),
+            f"asking how many clusters of {cluster} blocks of {self.name} have room",
+        )
+        return number.value
+
 
 @cache
 def _load(cubin: bytes, name: str, signature: str, shared_bytes: int, device: int) -> Function:

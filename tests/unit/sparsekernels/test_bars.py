@@ -16,7 +16,8 @@ def prefill(method: str = "block_sparse", length: int = 65536, **changes: Any) -
 
 
 def decode(method: str = "quest", **changes: Any) -> dict[str, Any]:
-    line = dict(method=method, executor="triton", length=32768, batch=8, budget=1024, dense_us=100.0, select_us=9.0,
+    executor = "cuda" if method == "quest" else "triton"
+    line = dict(method=method, executor=executor, length=32768, batch=8, budget=1024, dense_us=100.0, select_us=9.0,
                 total_us=20.0, bound_us=11.0)  # fmt: skip
     return line | changes
 

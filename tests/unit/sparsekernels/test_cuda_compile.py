@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +13,17 @@ import pytest
 import torch
 from sparsekernels import cuda
 from sparsekernels.cuda import nvrtc
+from sparsekernels.cuda.quest_step import Kind, defines
 
 SOURCES = sorted(Path(next(iter(cuda.__path__))).glob("*.cu"))
 TINY = 'extern "C" __global__ void scale(float* x, int n) { int i = threadIdx.x; if (i < n) x[i] *= TIMES; }'
-QUEST = dict(D=128, GROUP=4, KV_HEADS=8, CLUSTER=16, RATIO=1, HALF=0, SKIP_EMPTY=0)
+KIND = Kind(head_size=128, group=7, kv_heads=4, ratio=1, half=False, skip_empty=False)
 DEFINES: dict[str, list[dict[str, str | int]]] = {
     "quest_step.cu": [
-        {**QUEST},
-        {**QUEST, "HALF": 1, "SKIP_EMPTY": 1},
-        {**QUEST, "D": 64, "GROUP": 8, "CLUSTER": 8, "RATIO": 2},
-        {**QUEST, "GROUP": 1, "KV_HEADS": 1, "CLUSTER": 1},
+        defines(KIND, 3),
+        defines(replace(KIND, half=True, skip_empty=True), 8),
+        defines(replace(KIND, head_size=64, group=8, ratio=2), 6),
+        defines(replace(KIND, group=1, kv_heads=1), 1),
     ]
 }
 """What each source is compiled with here."""

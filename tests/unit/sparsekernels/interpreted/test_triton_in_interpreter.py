@@ -112,6 +112,21 @@ def test_quest_pages_that_tie_go_to_the_lower_page(share: bool) -> None:
     assert lists.lengths.unique().tolist() == [42]
 
 
+def test_a_whole_quest_step_is_its_selection_and_attention() -> None:
+    kv, seq_lens = parity.random_cache([1, 130, 90], (4, 2, 16), 16, "cpu", torch.float32)
+    store = quest.new_store(kv.keys.shape[0], 16, 16, kv.keys)
+    for row, n in zip(kv.block_table, [1, 130, 90], strict=True):
+        quest.build_summaries(store, kv.keys, row, n - 1, 16) if n > 1 else None
+    q, budgets = torch.randn(3, 4, 16), torch.tensor([16, 64, 32], dtype=torch.int32)
+    key, slots = torch.randn(3, 2, 16), kv.block_table.gather(1, ((seq_lens - 1) // 16)[:, None].long())[:, 0] * 16
+    slots = slots.long() + (seq_lens - 1) % 16
+    options = {"page_size": 16, "max_budget": 64}
+    out = fused_decode.attend_best_pages(q, kv, store, seq_lens, budgets, new_keys=(key, slots), **options)
+    lists = fused_decode.select(q, store, kv.block_table, seq_lens, budgets, cache_page=16, **options)
+    assert torch.equal(out, decode.attend_pages(q, kv, lists, executor="triton"))
+    assert store.view(-1, 2, 2, 16)[slots // 16, :, 0].ge(key).all()
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5])
 def test_a_budget_over_the_length_is_dense_decode(batch: int) -> None:
     lengths = [1, 130, 16, 77, 33][:batch]
