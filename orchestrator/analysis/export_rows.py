@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.analysis.columns import OUTCOME_COLUMNS
 from orchestrator.analysis.frame import DENSE
 from orchestrator.analysis.labels import cell_compression, parameters_b, phase_label
+from orchestrator.errors import StoreError
 from orchestrator.store.dump import Dump
 
 FROM_CELL = ("campaign", "cell_key", "model", "method", "budget", "compression", "task", "length_tokens", "seed")
@@ -40,11 +41,13 @@ def cell_records(dump: Dump) -> Iterator[dict[str, Any]]:
 
 
 def outcome_records(dump: Dump) -> Iterator[dict[str, Any]]:
-    """Outcomes by the names of OUTCOME_COLUMNS, in the order (cell, index)."""
+    """Outcomes by the names of OUTCOME_COLUMNS, in the order (cell, index). Raises StoreError for one without a cell."""
     records = zip(dump.tables["cells"], cell_records(dump), strict=True)
     shared = {row["id"]: {name: cell[name] for name in FROM_CELL} for row, cell in records}
     own = [(c.name, RENAMED.get(c.name, c.name)) for c in OUTCOME_COLUMNS if c.name not in FROM_CELL]
     for row in dump.outcomes():
+        if row["cell_id"] not in shared:
+            raise StoreError(f"the store is damaged: an outcome is of cell {row['cell_id']!r}, which is not there")
         values = shared[row["cell_id"]] | {name: row.get(source) for name, source in own}
         values["failure_kind"] = row["failure_kind"] or ""
         yield values

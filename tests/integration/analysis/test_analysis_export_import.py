@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def contents(dump: Dump) -> dict[str, Any]:
     tables = {name: sorted((plain(r) for r in rows), key=repr) for name, rows in dump.tables.items()}
     campaign = {k: v for k, v in dump.campaign.items() if k not in IDS | NOT_KEPT}
     return {"campaign": campaign, "outcomes": sorted((plain(r) for r in dump.outcomes()), key=repr), **tables}
+
+
+def test_an_outcome_whose_cell_is_not_there_is_told_in_one_line(store: Store, tmp_path: Path) -> None:
+    record_campaign(store, share=0.2)
+    dump = dump_campaign(store, "recorded")
+    foreign = replace(dump, outcomes=lambda: (row | {"cell_id": 987} for row in dump.outcomes()))
+    with pytest.raises(StoreError, match="damaged: an outcome is of cell 987, which is not there"):
+        write_export(foreign, "jsonl", tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
