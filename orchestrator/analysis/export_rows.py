@@ -41,7 +41,7 @@ def cell_records(dump: Dump) -> Iterator[dict[str, Any]]:
 
 
 def outcome_records(dump: Dump) -> Iterator[dict[str, Any]]:
-    """Outcomes by the names of OUTCOME_COLUMNS, in the order (cell, index). Raises StoreError for one without a cell."""
+    """Outcomes by the names of OUTCOME_COLUMNS, ordered by (cell, index). Raises StoreError for one without a cell."""
     records = zip(dump.tables["cells"], cell_records(dump), strict=True)
     shared = {row["id"]: {name: cell[name] for name in FROM_CELL} for row, cell in records}
     own = [(c.name, RENAMED.get(c.name, c.name)) for c in OUTCOME_COLUMNS if c.name not in FROM_CELL]
