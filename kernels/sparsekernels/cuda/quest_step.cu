@@ -14,7 +14,6 @@
 
 typedef unsigned int u32;
 typedef unsigned short u16;
-typedef unsigned long long u64;
 typedef long long i64;
 
 constexpr int PAGE = 16;
