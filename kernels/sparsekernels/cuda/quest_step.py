@@ -112,7 +112,7 @@ def find_step(
         and head_size in (64, 128)
         and heads // kv_heads <= HEADS
         and q.is_cuda
-        and _can_run(q.device.index)
+        and can_run(q.device.index)
         and all(_readable(x, q.dtype) for x in (q, store, kv.keys, kv.values))
         and q.dtype in (torch.bfloat16, torch.float16)
         and kv.keys.stride() == kv.values.stride()
@@ -140,7 +140,8 @@ def _readable(x: Tensor, dtype: torch.dtype) -> bool:
 
 
 @cache
-def _can_run(device: int) -> bool:
+def can_run(device: int) -> bool:
+    """Whether a CUDA device and this machine's compiler can run the step at all."""
     return torch.cuda.get_device_capability(device) >= (9, 0) and nvrtc.available()
 
 
