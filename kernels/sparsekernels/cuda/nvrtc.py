@@ -1,6 +1,6 @@
 """CUDA C++ compiled at run time by NVRTC, which comes with torch's CUDA build.
 
-Sources of ours include no header: CUDA's own are not on every machine. Kernels are `extern "C"`, so that they keep
+Sources of ours include no headers but ours: CUDA's own are not on every machine. Kernels are `extern "C"`, so that they keep
 their names. Cubins are kept on disk, in $XDG_CACHE_HOME/sparsekernels.
 """
 
@@ -82,13 +82,21 @@ def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, kind: str) -> bytes:
     return held.raw
 
 
-def _compile(nvrtc: ctypes.CDLL, source: str, name: str, told: list[str]) -> bytes:
+def _strings(texts: Iterable[str]) -> ctypes.Array[ctypes.c_char_p]:
+    encoded = [text.encode() for text in texts]
+    return (ctypes.c_char_p * len(encoded))(*encoded)
+
+
+def _compile(nvrtc: ctypes.CDLL, source: str, name: str, headers: Mapping[str, str], told: list[str]) -> bytes:
     program = ctypes.c_void_p()
-    failed = nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
+    failed = nvrtc.nvrtcCreateProgram(
+        ctypes.byref(program), source.encode(), name.encode(), len(headers), _strings(headers.values()),
+        _strings(headers),
+    )  # fmt: skip
     if failed:
         raise CompileError(f"{name}: {nvrtc.nvrtcGetErrorString(failed).decode()}")
     try:
-        failed = nvrtc.nvrtcCompileProgram(program, len(told), (ctypes.c_char_p * len(told))(*map(str.encode, told)))
+        failed = nvrtc.nvrtcCompileProgram(program, len(told), _strings(told))
         if failed:
             log = _text(nvrtc, program, "ProgramLog").rstrip(b"\0\n").decode(errors="replace")
             raise CompileError(f"{name}: {nvrtc.nvrtcGetErrorString(failed).decode()} ({' '.join(told)})\n{log}")
@@ -117,8 +125,17 @@ def _keep(path: Path, cubin: bytes) -> None:
         os.replace(file.name, path)
 
 
-def compile_source(source: str, *, name: str, defines: Mapping[str, str | int], capability: tuple[int, int]) -> bytes:
+def compile_source(
+    source: str,
+    *,
+    name: str,
+    defines: Mapping[str, str | int],
+    capability: tuple[int, int],
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
     """The cubin of a source for a device of `capability`; `name` is what the compiler's messages call the source.
+
+    headers: the texts that it may include, by name.
 
     Raises CompileError when the source or the capability is not NVRTC's to compile, or where there is no NVRTC.
     """
@@ -126,12 +143,14 @@ def compile_source(source: str, *, name: str, defines: Mapping[str, str | int], 
     if nvrtc is None:
         raise CompileError(f"{name}: no libnvrtc on the loader's path, in NVIDIA's wheels or in CUDA_HOME")
     told = options(defines, capability)
-    kept = _kept(hashlib.sha256(repr((source, told, _version(nvrtc))).encode()).hexdigest())
+    kept = _kept(
+        hashlib.sha256(repr((source, sorted((headers or {}).items()), told, _version(nvrtc))).encode()).hexdigest()
+    )
     try:
         cubin = kept.read_bytes()
     except OSError:
         cubin = b""
     if not cubin:
-        cubin = _compile(nvrtc, source, name, told)
+        cubin = _compile(nvrtc, source, name, headers or {}, told)
         _keep(kept, cubin)
     return cubin

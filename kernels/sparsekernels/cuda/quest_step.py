@@ -187,10 +187,15 @@ def _room(kind: Kind, cluster: int, shared_bytes: int, device: int) -> int:
 
 @cache
 def _function(kind: Kind, cluster: int, device: int) -> launch.Function:
-    source = Path(__file__).with_suffix(".cu")
     with torch.cuda.device(device):
-        cubin = nvrtc.compile_source(
-            source.read_text(), name=source.name, defines=defines(kind, cluster),
-            capability=torch.cuda.get_device_capability(device),
-        )  # fmt: skip
+        cubin = compile_step(kind, cluster, torch.cuda.get_device_capability(device))
         return launch.load(cubin, "quest_step", SIGNATURE, MOST_SHARED_BYTES)
+
+
+def compile_step(kind: Kind, cluster: int, capability: tuple[int, int]) -> bytes:
+    """The cubin for a device of `capability`. Raises CompileError."""
+    source = Path(__file__).with_suffix(".cu")
+    headers = {path.name: path.read_text() for path in source.parent.glob("*.cuh")}
+    return nvrtc.compile_source(
+        source.read_text(), name=source.name, defines=defines(kind, cluster), capability=capability, headers=headers
+    )

@@ -13,20 +13,16 @@ import pytest
 import torch
 from sparsekernels import cuda
 from sparsekernels.cuda import nvrtc
-from sparsekernels.cuda.quest_step import Kind, defines
+from sparsekernels.cuda.quest_step import Kind, compile_step
 
-SOURCES = sorted(Path(next(iter(cuda.__path__))).glob("*.cu"))
 TINY = 'extern "C" __global__ void scale(float* x, int n) { int i = threadIdx.x; if (i < n) x[i] *= TIMES; }'
 KIND = Kind(head_size=128, group=7, kv_heads=4, ratio=1, half=False, skip_empty=False)
-DEFINES: dict[str, list[dict[str, str | int]]] = {
-    "quest_step.cu": [
-        defines(KIND, 3),
-        defines(replace(KIND, half=True, skip_empty=True), 8),
-        defines(replace(KIND, head_size=64, group=8, ratio=2), 6),
-        defines(replace(KIND, group=1, kv_heads=1), 1),
-    ]
-}
-"""What each source is compiled with here."""
+STEPS = [
+    (KIND, 3),
+    (replace(KIND, half=True, skip_empty=True), 8),
+    (replace(KIND, head_size=64, group=8, ratio=2), 6),
+    (replace(KIND, group=1, kv_heads=1), 1),
+]
 needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="needs NVRTC (the extra `dev` brings it)")
 
 
@@ -43,7 +39,7 @@ class FakeNvrtc:
         return 0
 
     def nvrtcCreateProgram(self, program: Any, source: bytes, name: bytes, *headers: Any) -> int:
-        assert headers == (0, None, None)
+        assert [headers[0], *map(len, headers[1:])] == [0, 0, 0]
         program._obj.value, self.wrong = 77, b"wrong" in source
         self.alive += 1
         return 0
@@ -91,8 +87,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeNvrtc:
     return library
 
 
-def compiled(source: str = TINY, capability: tuple[int, int] = (9, 0), **defines: str | int) -> bytes:
-    return nvrtc.compile_source(source, name="tiny.cu", defines=defines, capability=capability)
+def compiled(
+    source: str = TINY,
+    capability: tuple[int, int] = (9, 0),
+    headers: dict[str, str] | None = None,
+    **defines: str | int,
+) -> bytes:
+    return nvrtc.compile_source(source, name="tiny.cu", defines=defines, capability=capability, headers=headers)
 
 
 Search = Callable[[str | None, set[str]], tuple[list[str], object]]
@@ -224,16 +225,22 @@ def test_nvrtc_compiles_a_tiny_kernel_and_names_what_is_wrong() -> None:
         compiled(capability=(9, 9), TIMES=2)
 
 
-def test_every_source_is_compiled_here() -> None:
-    assert {source.name for source in SOURCES} == set(DEFINES)
+@needs_nvrtc
+def test_headers_are_found_by_name_and_belong_to_what_is_kept() -> None:
+    source = '#include "twice.cuh"\n' + TINY.replace("TIMES", "FACTOR")
+    first, second, again = (
+        compiled(source=source, headers={"twice.cuh": f"#define FACTOR {factor}"}) for factor in (2, 3, 2)
+    )
+    assert first == again != second
+    with pytest.raises(nvrtc.CompileError, match=r"twice\.cuh"):
+        compiled(source=source)
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(
-    ("source", "defines"),
-    [(source, defines) for source in SOURCES for defines in DEFINES.get(source.name, [])],
-    ids=lambda x: x.name if isinstance(x, Path) else "-".join(map(str, x.values())),
-)
-def test_sources_compile_for_hopper(source: Path, defines: dict[str, str | int]) -> None:
-    cubin = nvrtc.compile_source(source.read_text(), name=source.name, defines=defines, capability=(9, 0))
-    assert source.stem.encode() in cubin
+@pytest.mark.parametrize(("kind", "cluster"), STEPS)
+def test_quests_step_compiles_for_hopper(kind: Kind, cluster: int) -> None:
+    assert b"quest_step" in compile_step(kind, cluster, (9, 0))
+
+
+def test_no_other_source_is_left_uncompiled() -> None:
+    assert [path.name for path in Path(next(iter(cuda.__path__))).glob("*.cu")] == ["quest_step.cu"]
