@@ -1,7 +1,7 @@
 """CUDA C++ compiled at run time by NVRTC, which comes with torch's CUDA build.
 
-Sources of ours include no headers but ours: CUDA's own are not on every machine. Kernels are `extern "C"`, so that they keep
-their names. Cubins are kept on disk, in $XDG_CACHE_HOME/sparsekernels.
+Sources of ours include no headers but ours: CUDA's own are not on every machine. Kernels are `extern "C"`, so that
+they keep their names. Cubins are kept on disk, in $XDG_CACHE_HOME/sparsekernels.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from sparsekernels.bench import parity
 from sparsekernels.cuda import quest_step
 from sparsekernels.cuda.nvrtc import CompileError
 from sparsekernels.cuda.quest_step import Kind, find_step
+from sparsekernels.methods import quest
 
 KIND = Kind(head_size=128, group=7, kv_heads=4, ratio=1, half=False, skip_empty=False)
 ROOM = {8: 15, 6: 17, 4: 30, 3: 39, 2: 66, 1: 132}
@@ -80,6 +83,25 @@ def test_a_source_that_cannot_be_compiled_is_told_once(
 def test_one_kernel_is_compiled_to_ask_and_one_to_run(device: list[int]) -> None:
     quest_step._step(KIND, 32, 2048, 65, 0)
     assert set(device) == {1, 3}
+
+
+def test_the_launch_passes_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(quest_step.__file__).with_suffix(".cu").read_text()
+    parameters = re.search(r"quest_step\(\n(.*?)\) \{", source, re.DOTALL)
+    assert parameters is not None
+    names = {"i64": "l", "int": "i", "float": "f"}
+    kinds = ["p" if "*" in one else names[one.split()[0]] for one in parameters[1].split(",")]
+    assert "".join(kinds) == quest_step.SIGNATURE
+    launched: list[list[object]] = []
+    function = SimpleNamespace(launch=lambda grid, block, arguments, **options: launched.append(arguments))
+    kv, seq_lens = parity.random_cache([40, 20], (4, 2, 64), 32, "cpu", torch.bfloat16)
+    q, store = torch.zeros(2, 4, 64, dtype=torch.bfloat16), quest.new_store(kv.keys.shape[0], 32, 16, kv.keys)
+    step = quest_step.Step(function, cluster=8, padded_pages=32, width=3, shared_bytes=1, call=True)  # type: ignore[arg-type]
+    step(q, kv, store, seq_lens, seq_lens, torch.zeros_like(q), scale=0.125)
+    (arguments,) = launched
+    assert len(arguments) == len(kinds)
+    assert arguments[-5:-1] == [kv.block_table.shape[1] * 2, 32, 3, 1]
+    assert arguments[8:12] == [0, 0, 0, 0]
 
 
 def test_a_cpu_is_left_to_triton() -> None:
