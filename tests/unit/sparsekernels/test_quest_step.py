@@ -17,7 +17,7 @@ from sparsekernels.methods import quest
 
 KIND = Kind(head_size=128, group=7, kv_heads=4, ratio=1, half=False, skip_empty=False)
 ROOM = {8: 15, 6: 17, 4: 30, 3: 39, 2: 66, 1: 132}
-"""Clusters of each size on an H200, whose processors come in groups of 14 to 18."""
+"""Clusters of each size that have room on an H200, as its driver told."""
 
 
 @pytest.fixture(autouse=True)
