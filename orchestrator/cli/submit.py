@@ -26,8 +26,10 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SUBMIT_SECONDS = 120.0
 RETRY_SECONDS = 2.0
-NOT_YET = "No available agent"
-"""What a cluster says in the first seconds of its life."""
+NOT_YET = ("No available agent", "RPC error: Received http2 header")
+"""What a cluster says in the first seconds of its life, while its services come up one after another."""
+ACCEPTED = "already exists"
+"""What it says to a job that it took when it was asked before, and did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +122,15 @@ def _hand_over(made: Submission, spec: Path, words: Sequence[str]) -> None:
         command = ray_command(made, Path(name), words)
         deadline = time.monotonic() + SUBMIT_SECONDS
         done = _call(command, made.address)
-        while NOT_YET in done.stdout + done.stderr and time.monotonic() < deadline:
+        said = done.stdout + done.stderr
+        while done.returncode != 0 and any(word in said for word in NOT_YET) and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
             done = _call(command, made.address)
+            said = done.stdout + done.stderr
+            if f"{made.job} {ACCEPTED}" in said:
+                return
     if done.returncode != 0:
-        raise UserError(f"{made.address}: the cluster refused the job: {reason(done.stdout + done.stderr)}")
+        raise UserError(f"{made.address}: the cluster refused the job: {reason(said)}")
 
 
 def _call(command: Sequence[str], address: str) -> subprocess.CompletedProcess[str]:

@@ -78,12 +78,35 @@ def test_a_refusal_is_told_in_one_line(spec: Path, monkeypatch: pytest.MonkeyPat
     assert "hush" not in str(error)
 
 
-def test_a_cluster_that_is_just_starting_is_asked_again(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([FakeRay(1, "Request failed: No available agent to submit job"), FakeRay()])
+STARTING = [
+    "Request failed: No available agent to submit job",
+    "ray.exceptions.RpcError: RPC error: Received http2 header with status: 404",
+]
+
+
+@pytest.mark.parametrize("text", STARTING)
+def test_a_cluster_that_is_just_starting_is_asked_again(spec: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    answers = iter([FakeRay(1, text), FakeRay()])
     monkeypatch.setattr(submitting, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(submitting.subprocess, "run", lambda command, **options: next(answers)(command, **options))
     assert submit(spec)[0] == 0
     assert next(answers, None) is None
+
+
+def test_a_job_that_was_taken_without_an_answer_is_not_refused(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[command.index("--submission-id") + 1])
+        text = (
+            STARTING[1] if len(asked) == 1 else f"Job with submission_id {asked[-1]} already exists. Please use another"
+        )
+        return subprocess.CompletedProcess(command, 1, text, "")
+
+    monkeypatch.setattr(submitting, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(submitting.subprocess, "run", run)
+    assert submit(spec)[0] == 0
+    assert asked == [asked[0]] * 2
 
 
 def test_two_submissions_have_two_names() -> None:
