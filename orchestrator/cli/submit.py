@@ -27,7 +27,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SUBMIT_SECONDS = 120.0
 RETRY_SECONDS = 2.0
 NOT_YET = ("No available agent", "RPC error: Received http2 header")
-"""What a cluster says in the first seconds of its life, while its services come up one after another."""
+"""What a cluster says in the first seconds of its life."""
 ACCEPTED = "already exists"
 """What it says to a job that it took when it was asked before, and did not answer."""
 

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sparsekernels.index.addresses import load_group
 from sparsekernels.index.launch import CHANGING, launch_options, wait_and_release
 
 LOG2E = 1.4426950408889634
@@ -78,14 +79,6 @@ def split_range(total, split, num_splits, BLOCK: tl.constexpr):
     """Tokens [begin, stop) of a split: whole blocks, so that no program reads twice for a few tokens."""
     share = tl.cdiv(tl.cdiv(total, num_splits), BLOCK) * BLOCK
     return split * share, tl.minimum(split * share + share, total)
-
-
-@triton.jit
-def load_group(q, batch, list_head, stride_qb, stride_qh, D: tl.constexpr, GROUP: tl.constexpr, PAD: tl.constexpr):
-    """The queries [PAD, D] of the heads that share a list, zero from GROUP on."""
-    d, g = tl.arange(0, D), tl.arange(0, PAD)
-    source = q + batch.to(tl.int64) * stride_qb + (list_head * GROUP + g)[:, None] * stride_qh + d[None, :]
-    return tl.load(source, mask=g[:, None] < GROUP, other=0.0)
 
 
 @triton.jit

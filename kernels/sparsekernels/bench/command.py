@@ -105,7 +105,7 @@ def parity_checks(only: str) -> list[tuple[str, Callable[[], None]]]:
         )
         kept: dict[str, Any] = dict(lengths=[400, 110, 1700], generated=40, capacity=300, cache_page=16)
         one: dict[str, Any] = {key: quest[key] for key in ("lengths", "budgets", "cache_page")}
-        for ties in (False, True) if torch.cuda.is_available() and can_run(torch.cuda.current_device()) else ():
+        for ties in (False, True) if can_run(0) else ():
             checks.append((f"quest cuda ties={ties}", partial(parity.check_quest_step, ties=ties, **one, **bf16)))
         for executor in ("flash", "triton"):
             for share in (True, False):

@@ -121,6 +121,8 @@ __device__ void bound_pages(const u16* store, const int* line, Shared& shared, P
     __syncthreads();
     u32* places = (u32*)pages.physical;
     tell_pages(places, batch * BATCH, pages.current, here.x, here.y);
+    // Two turns written out, for registers have no index: one's summaries are bounded while the other's are on their way.
+    // As a function of both, the compiler orders it otherwise.
     while (batch < batches) {
         here = find_batch(line, batch + 2 * STEP, pages.current);
         if (batch + STEP < batches) {

@@ -3,7 +3,6 @@
 #include "fragments.cuh"
 
 constexpr int PAGE = 16;
-constexpr int WARPS = 12;
 constexpr int THREADS = 32 * WARPS;
 constexpr int HEADS = 8;                     // heads of a matrix instruction; those from GROUP on are zero
 constexpr int BATCH = 16;                    // pages that a warp bounds at once
@@ -31,7 +30,7 @@ struct Shared {
     float part[WARPS][PART];
 };
 
-static_assert(sizeof(Shared) <= SHARED_BYTES, "the caller reserves too little shared memory");
+static_assert(sizeof(Shared) == SHARED_BYTES, "the caller knows another struct");
 static_assert(WARPS % 2 == 0, "a thread's numbers of a part belong to one head");
 static_assert(WARPS <= 32 && CLUSTER <= 32 && GROUP <= HEADS, "one lane each");
 

@@ -10,7 +10,7 @@
 //
 // Compiled with: D (head size, 64 or 128), GROUP (query heads of a KV head, at most 8), KV_HEADS, CLUSTER (1 to 16),
 // RATIO (pages of 16 tokens in a cache page), HALF (1: float16, 0: bfloat16), SKIP_EMPTY (1: rows without tokens stay
-// as they are), SHARED_BYTES (what the caller reserves for struct Shared).
+// as they are), WARPS (of a program), SHARED_BYTES (what the caller reserves for struct Shared).
 
 #include "attention.cuh"
 #include "bounds.cuh"

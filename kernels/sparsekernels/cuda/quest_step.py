@@ -15,8 +15,9 @@ from sparsekernels.cuda import launch, nvrtc
 from sparsekernels.kvcache import KeyValues
 from sparsekernels.methods.quest import PageLists
 
-PAGE, HEADS, WARPS = 16, 8, 12
+PAGE, HEADS = 16, 8
 """As in the source."""
+WARPS = 12
 CLUSTERS = (8, 6, 4, 3, 2, 1)
 """Programs that may share a (request, KV head), best first where all of them fit on the device at once."""
 MOST_SHARED_BYTES = 227 * 1024
@@ -141,8 +142,8 @@ def _readable(x: Tensor, dtype: torch.dtype) -> bool:
 
 @cache
 def can_run(device: int) -> bool:
-    """Whether a CUDA device and this machine's compiler can run the step at all."""
-    return torch.cuda.get_device_capability(device) >= (9, 0) and nvrtc.available()
+    """Whether there is such a CUDA device that can run the step, and a compiler for it."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (9, 0) and nvrtc.available()
 
 
 def fixed_bytes(head_size: int, cluster: int) -> int:
@@ -157,7 +158,7 @@ def defines(kind: Kind, cluster: int) -> dict[str, str | int]:
     """What the source is compiled with."""
     return {
         "D": kind.head_size, "GROUP": kind.group, "KV_HEADS": kind.kv_heads, "CLUSTER": cluster, "RATIO": kind.ratio,
-        "HALF": int(kind.half), "SKIP_EMPTY": int(kind.skip_empty),
+        "HALF": int(kind.half), "SKIP_EMPTY": int(kind.skip_empty), "WARPS": WARPS,
         "SHARED_BYTES": fixed_bytes(kind.head_size, cluster),
     }  # fmt: skip
 

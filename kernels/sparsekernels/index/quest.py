@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsekernels.attend.triton_decode import load_group
+from sparsekernels.index.addresses import load_group
 from sparsekernels.index.launch import launch_options, wait_and_release
 from sparsekernels.index.order import ordered_bits, select_top
 from sparsekernels.methods.quest import PageLists

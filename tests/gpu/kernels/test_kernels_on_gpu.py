@@ -112,7 +112,8 @@ def test_estimated_sums_are_right_and_repeatable() -> None:
     assert torch.allclose(first.diagonals, estimate.diagonal_sums(expected), atol=1e-4)
 
 
-def test_quest_in_a_cuda_graph_follows_its_inputs() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_quest_in_a_cuda_graph_follows_its_inputs(whole: bool) -> None:
     lengths = [1000, 333, 64]
     kv, seq_lens = parity.random_cache(lengths, (8, 2, 128), 16, "cuda", torch.bfloat16)
     store = quest.new_store(kv.keys.shape[0], 16, 16, kv.keys)
@@ -122,6 +123,8 @@ def test_quest_in_a_cuda_graph_follows_its_inputs() -> None:
     q = torch.randn(3, 8, 128, device="cuda", dtype=torch.bfloat16)
 
     def step() -> torch.Tensor:
+        if whole:
+            return fused_decode.attend_best_pages(q, kv, store, seq_lens, budgets, page_size=16, max_budget=128)
         lists = fused_decode.select(
             q, store, kv.block_table, seq_lens, budgets, page_size=16, cache_page=16, max_budget=128
         )
